@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+#
+# What the scripts share. Source it first; it sets
+#   repo   the checkout             cache  where trees and builds live
+#   work   like cache, or a directory of its own in it after use_tree DIR
+#   jobs   make -j                  log    directory of the log files
+
+set -Eeuo pipefail
+trap 'rc=$?; echo "${0##*/}: line $LINENO: failed ($rc): $BASH_COMMAND" >&2; exit $rc' ERR
+trap 'exit 130' INT	# also when the command in the foreground made something else of Ctrl-C
+export LC_ALL=C TZ=UTC
+umask 022
+
+# The one place that names the kernel: Debian's package, and its version.
+linux_source='linux-source-7.3'
+linux_version=7.3.4-1~bpo13+1
+linux_suite=trixie-backports
+linux_more_suites="forky sid"	# where a successor is looked for
+
+fragment_mark='# only with the series'
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+jobs=${jobs:-$(nproc)}
+
+say() { printf '%s\n' "$*" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# usage_from_header FILE: the comment below the SPDX line, up to the first
+# line that is not a comment, is the help text of each script.
+usage_from_header() { sed -n '3,${/^#/!q;s/^# \{0,1\}//p}' "$1"; }
+
+find_cache() {
+	cache=${XDG_CACHE_HOME:-${HOME:?HOME is not set}/.cache}/grab-folios
+	# kbuild refuses to work below such a directory
+	if [[ $cache == *[[:space:]:]* ]]; then
+		local other=/var/tmp/grab-folios-$UID
+		[[ -n ${GRAB_FOLIOS_SAID:-} ]] ||
+			say "note: kernels cannot be built below \"$cache\" (white space or colon): using $other"
+		export GRAB_FOLIOS_SAID=1
+		cache=$other
+		[[ -d $cache ]] || mkdir -m 700 "$cache"
+		[[ -O $cache && ! -L $cache ]] || die "$cache belongs to somebody else"
+	fi
+	mkdir -p "$cache" || die "cannot make the cache directory $cache: set XDG_CACHE_HOME"
+	cache=$(cd "$cache" && pwd -P)
+}
+
+set_work() {
+	work=$1
+	linux=$work/linux
+	build=$work/build
+	log=$work/log
+	kunit_linux=$work/kunit-linux
+	mkdir -p "$log"
+}
+
+find_cache
+set_work "${GRAB_FOLIOS_WORK:-$cache}"
+
+# lock: one run at a time per cache; a script started by the holder passes.
+lock() {
+	[[ ${GRAB_FOLIOS_LOCKED:-} != "$cache" ]] || return 0
+	exec {lock_fd}>>"$cache/lock"
+	if ! flock -n "$lock_fd"; then
+		say "another run is using $cache (lock held): waiting for it to end"
+		flock "$lock_fd"
+	fi
+	export GRAB_FOLIOS_LOCKED=$cache
+}
+
+elapsed() { printf '%d:%02d' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); }
+
+# ticker WHAT LOG: says that WHAT is running, until killed or orphaned.
+ticker() {
+	local start=$SECONDS
+	while sleep 1; do
+		kill -0 $$ 2>/dev/null || return 0
+		if [[ -t 2 ]]; then
+			printf '\r\033[K%s ... %s (log: %s)' "$1" "$(elapsed "$start")" "$2" >&2
+		elif (((SECONDS - start) % 30 == 5)); then
+			say "$1 ... $(elapsed "$start") (log: $2)"
+		fi
+	done
+}
+
+# run WHAT LOG COMMAND [ARG]...: quiet on success, with progress; the last
+# lines of the log on failure (not with expect_failure=1). Returns what COMMAND
+# returned.
+run() {
+	local what=$1 file=$2 rc=0 pid
+	shift 2
+	mkdir -p "$(dirname "$file")"
+	ticker "$what" "$file" &
+	pid=$!
+	"$@" >"$file" 2>&1 </dev/null || rc=$?
+	kill "$pid" 2>/dev/null || :
+	wait "$pid" 2>/dev/null || :
+	[[ ! -t 2 ]] || printf '\r\033[K' >&2
+	if ((rc)) && [[ -z ${expect_failure:-} ]]; then
+		say "FAILED ($rc): $what: last lines of $file:"
+		tail -n 20 "$file" | sed 's/^/    /' >&2
+	fi
+	return "$rc"
+}
+
+# --- packages ---------------------------------------------------------------
+
+# package, and the command or file that shows that it is there
+packages=(
+	gcc:gcc libc6-dev:/usr/include/stdio.h make:make flex:flex bison:bison
+	bc:bc git:git perl:perl python3:python3 xz-utils:xz rsync:rsync
+	util-linux:flock procps:ps ntfs-3g:mkntfs attr:setfattr
+	shellcheck:shellcheck
+)
+
+# need_packages: install what is missing, or say how and stop.
+need_packages() {
+	local p probe missing=()
+	for p in "${packages[@]}"; do
+		probe=${p#*:}
+		# mkfs programs are in sbin, which users lack in PATH
+		[[ -e $probe ]] || PATH=$PATH:/usr/sbin:/sbin command -v "$probe" >/dev/null ||
+			missing+=("${p%%:*}")
+	done
+	((${#missing[@]})) || return 0
+	command -v apt-get >/dev/null ||
+		die "missing: ${missing[*]} (names of Debian packages; there is no apt-get here)"
+	((EUID == 0)) ||
+		die "missing packages; as root: apt-get install --no-install-recommends ${missing[*]}"
+	say "installing packages: ${missing[*]}"
+	if ! apt_install "${missing[@]}" >"$log/packages" 2>&1; then
+		run "apt-get update" "$log/packages" apt-get update ||
+			die "apt-get update failed: see above"
+		run "apt-get install" "$log/packages" apt_install "${missing[@]}" ||
+			die "could not install: ${missing[*]}"
+	fi
+}
+
+apt_install() {
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"
+}
+
+# --- git ---------------------------------------------------------------------
+
+# git_fixed ...: git without the user's configuration, and with fixed names
+# and dates, so that the same input gives the same commit id everywhere.
+git_fixed() {
+	env -u GIT_DIR -u GIT_WORK_TREE -u GIT_INDEX_FILE \
+		GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_ATTR_NOSYSTEM=1 \
+		XDG_CONFIG_HOME=/dev/null GIT_TEMPLATE_DIR= GIT_EDITOR=: GIT_PAGER=cat \
+		GIT_AUTHOR_NAME='grab-folios import' GIT_AUTHOR_EMAIL=import@grab-folios.invalid \
+		GIT_COMMITTER_NAME='grab-folios import' GIT_COMMITTER_EMAIL=import@grab-folios.invalid \
+		GIT_AUTHOR_DATE='2026-01-01T00:00:00Z' GIT_COMMITTER_DATE='2026-01-01T00:00:00Z' \
+		git -c safe.directory='*' "$@"
+}
+
+# git_user ...: git on a tree of the user's: their configuration, never a write
+git_user() { git --no-optional-locks "$@"; }
+
+# clone_tree FROM TO: a clone that shares the objects, nothing checked out yet;
+# one that is there already is only freed of what a killed run left
+clone_tree() {
+	rm -f "$2/.git/index.lock"
+	[[ ! -d $2/.git ]] || return 0
+	rm -rf "$2" "$2.new"
+	git clone -q --shared --no-checkout "$1" "$2.new" && mv "$2.new" "$2"
+}
+
+# use_tree DIR: from here on $work is a directory for the user's tree DIR,
+# of which $linux is a clone at its HEAD. DIR itself is only read.
+use_tree() {
+	local dir=$1 head top dirty
+	[[ -d $dir ]] || die "--tree $dir: no such directory"
+	dir=$(cd "$dir" && pwd -P)
+	top=$(git_user -C "$dir" rev-parse --show-toplevel 2>&1) ||
+		die "--tree $dir: not a git tree (git says: $top); make it one: git init, git add -f -A, git commit"
+	[[ $top == "$dir" ]] || die "--tree $dir: the top of that git tree is $top: give that"
+	[[ -f $dir/Kbuild && -f $dir/mm/filemap.c ]] || die "--tree $dir: not a Linux kernel tree"
+	head=$(git_user -C "$dir" rev-parse -q --verify 'HEAD^{commit}') ||
+		die "--tree $dir: no commit is checked out"
+	dirty=$(git_user -C "$dir" status --porcelain --untracked-files=no | head -n 5)
+	[[ -z $dirty ]] || die "--tree $dir: uncommitted changes (commit or stash them; only what is committed is used):
+$dirty"
+	set_work "$cache/tree-$(printf %s "$dir" | sha256sum | cut -c1-12)"
+	export GRAB_FOLIOS_WORK=$work
+	lock
+	run "clone $dir" "$log/clone" clone_tree "$dir" "$linux" || die "--tree $dir: cannot clone"
+	git -C "$linux" fetch -q --no-tags "$dir" HEAD || die "--tree $dir: cannot fetch its HEAD"
+	git_fixed -C "$linux" update-ref refs/heads/base "$head"
+}
+
+# --- kernels -----------------------------------------------------------------
+
+kmake() { make -j"$jobs" ARCH=um "$@"; }
+
+# uml_config: what the kernels that are booted here need, and the kselftests
+uml_config() {
+	cat "$repo/kunit/uml.config"
+	[[ ! -d $repo/selftests ]] || find "$repo/selftests" -name config | sort | xargs -rd '\n' cat
+}
+
+# configure_uml TREE BUILD [base]: uml_config over the defaults. With "base"
+# symbols that only the series has may be absent.
+configure_uml() {
+	local tree=$1 out=$2 mode=${3:-} line want
+	mkdir -p "$out"
+	uml_config | sed "s/ *$fragment_mark\$//" >"$out/.config.want"
+	if ! cmp -s "$out/.config.want" "$out/.config.had" || [[ ! -f $out/.config ]]; then
+		rm -f "$out/.config.had"
+		cp "$out/.config.want" "$out/.config"
+	fi
+	kmake -C "$tree" O="$out" olddefconfig || return
+	while read -r line; do
+		[[ $line == CONFIG_* ]] || continue
+		want=${line%% *}
+		[[ $mode != base || $line != *"$fragment_mark" ]] || continue
+		case $want in
+		*=n) ! grep -q "^${want%=n}=" "$out/.config" ;;
+		*) grep -qxF -- "$want" "$out/.config" ;;
+		esac || {
+			echo "$want did not survive olddefconfig: see kunit/uml.config and selftests/**/config"
+			return 1
+		}
+	done < <(uml_config)
+	cp "$out/.config.want" "$out/.config.had"
+}
+
+# build_uml WHAT TREE BUILD LOG [base]: the kernel is BUILD/linux
+build_uml() {
+	run "$1: configure" "$4" configure_uml "$2" "$3" "${5:-}" &&
+		run "$1: build" "$4" kmake -C "$2" O="$3" linux
+}
+
+# The copy of the patched tree that KUnit is built from, apart from $linux: the
+# breakages change it, and the build stays warm.
+kunit_tree() {
+	run "copy the patched tree" "$log/kunit-tree" kunit_checkout
+}
+kunit_checkout() {
+	clone_tree "$linux" "$kunit_linux" &&
+		git_fixed -C "$kunit_linux" fetch -q --no-tags "$linux" series &&
+		git_fixed -C "$kunit_linux" checkout -q -f --detach FETCH_HEAD
+}
+
+# kunit_py build|exec [OPTION]...: kunit.py on that copy; "run" is both
+kunit_py() {
+	local cmd=$1 config=(--kunitconfig="$repo/.kunitconfig" --jobs="$jobs")
+	local machine=(--kernel_args=seccomp=on --kernel_args=ncpus=4)
+	shift
+	case $cmd in
+	build) set -- "${config[@]}" "$@" ;;
+	exec) set -- "${machine[@]}" "$@" ;;
+	run) set -- "${config[@]}" "${machine[@]}" "$@" ;;
+	esac
+	mkdir -p "$work/kunit"
+	python3 "$kunit_linux/tools/testing/kunit/kunit.py" "$cmd" --build_dir="$work/kunit" "$@"
+}
+
+# What in the console means that the kernel is broken.
+kernel_reports='Kernel panic|BUG:|WARNING:|Oops|kernel BUG at|Kernel mode fault|'
+kernel_reports+='KASAN:|KCSAN:|UBSAN:|KFENCE:|INFO: task .* blocked for more than|'
+kernel_reports+='possible (circular|recursive|irq lock inversion|deadlock)|inconsistent lock state|'
+kernel_reports+='suspicious RCU usage|lock held when returning|bad unlock balance|'
+kernel_reports+='held lock freed|lock order inversion|(possible|unsafe).*locking|soft lockup|'
+kernel_reports+='rcu.*detected stalls|scheduling while atomic|sleeping function called'

@@ -1,0 +1,1199 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Writes to compressed files of the ntfs driver.
+ *
+ * A compressed file is made of compression blocks of 16 clusters. Every write
+ * goes block by block through ntfs_compress_write(): take the folios of the
+ * block, copy from the user's buffer, compress, allocate clusters, write. What
+ * write() returned must be what the file holds, in the page cache and on disk,
+ * wherever the block is and whatever happens to the buffer meanwhile.
+ *
+ * Everything is on a tmpfs in a mount namespace of the test's own: an NTFS
+ * image made by mkntfs, behind a loop device that clears itself. A test that is
+ * killed leaves nothing behind.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <linux/userfaultfd.h>
+
+#include "../../kselftest_harness.h"
+
+#define BASE		"/tmp"		/* a tmpfs of our own is mounted on it */
+#define IMAGE		BASE "/image"
+#define MNT		BASE "/mnt"
+#define LOG		BASE "/log"
+#define IMAGE_SIZE	(16 << 20)
+
+#define KIB(n)		((off_t)(n) << 10)
+#define MIB(n)		((off_t)(n) << 20)
+#define GIB(n)		((off_t)(n) << 30)
+
+/* FILE_ATTRIBUTE_ARCHIVE | FILE_ATTRIBUTE_COMPRESSED */
+#define ATTR_COMPRESSED	0x820U
+
+/* What freed memory is filled with, and no test writes to a file. */
+#define POISON		0xa5
+
+struct volume {
+	int loop;		/* keeps the device bound while not mounted */
+	char dev[32];
+	size_t block;		/* bytes in a compression block */
+	size_t page;
+};
+
+/* Run a command with its output in LOG; its exit status, 127 if not found. */
+static int run(const char *command)
+{
+	char line[256];
+	int status;
+
+	snprintf(line, sizeof(line),
+		 "PATH=/usr/sbin:/usr/bin:/sbin:/bin; %s > %s 2>&1", command,
+		 LOG);
+	status = system(line);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void print_log(void)
+{
+	char line[256];
+	FILE *f;
+
+	f = fopen(LOG, "r");
+	if (!f)
+		return;
+	while (fgets(line, sizeof(line), f))
+		ksft_print_msg("%s", line);
+	fclose(f);
+}
+
+/* Bind a free loop device to IMAGE; others may be doing the same. */
+static int loop_bind(struct volume *vol)
+{
+	struct loop_config config = {
+		.block_size = 512,
+		.info.lo_flags = LO_FLAGS_AUTOCLEAR,
+	};
+	int ctl, image, n, tries, fd = -1;
+
+	ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (ctl < 0)
+		return -1;
+	image = open(IMAGE, O_RDWR | O_CLOEXEC);
+	config.fd = image;
+	for (tries = 0; image >= 0 && fd < 0 && tries < 20; tries++) {
+		n = ioctl(ctl, LOOP_CTL_GET_FREE);
+		if (n < 0)
+			break;
+		snprintf(vol->dev, sizeof(vol->dev), "/dev/loop%d", n);
+		fd = open(vol->dev, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			break;
+		if (ioctl(fd, LOOP_CONFIGURE, &config)) {
+			close(fd);
+			fd = -1;
+			if (errno != EBUSY)
+				break;
+		}
+	}
+	if (image >= 0)
+		close(image);
+	close(ctl);
+	return fd;
+}
+
+/* A fresh volume, mounted on MNT. Whatever was done is gone with the process. */
+static void volume_setup(struct __test_metadata *_metadata, struct volume *vol,
+			 unsigned int cluster)
+{
+	char mkntfs[64];
+	int fd, ret;
+
+	vol->loop = -1;
+	vol->block = 16 * cluster;
+	vol->page = sysconf(_SC_PAGESIZE);
+
+	if (geteuid())
+		SKIP(return, "needs root");
+	if (access("/dev/loop-control", R_OK | W_OK))
+		SKIP(return, "needs /dev/loop-control");
+
+	ASSERT_EQ(unshare(CLONE_NEWNS), 0);
+	ASSERT_EQ(mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	ASSERT_EQ(mount("tmpfs", BASE, "tmpfs", 0, NULL), 0);
+	ASSERT_EQ(mkdir(MNT, 0700), 0);
+
+	fd = open(IMAGE, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(ftruncate(fd, IMAGE_SIZE), 0);
+	ASSERT_EQ(close(fd), 0);
+
+	snprintf(mkntfs, sizeof(mkntfs), "mkntfs -q -f -F -s 512 -c %u %s",
+		 cluster, IMAGE);
+	ret = run(mkntfs);
+	if (ret == 127)
+		SKIP(return, "needs mkntfs");
+	if (ret)
+		print_log();
+	ASSERT_EQ(ret, 0);
+
+	vol->loop = loop_bind(vol);
+	ASSERT_GE(vol->loop, 0)
+		TH_LOG("no loop device: %s", strerror(errno));
+	ret = mount(vol->dev, MNT, "ntfs", 0, NULL);
+	if (ret && errno == ENODEV)
+		SKIP(return, "needs CONFIG_NTFS_FS");
+	ASSERT_EQ(ret, 0)
+		TH_LOG("mount: %s", strerror(errno));
+}
+
+static void volume_remount(struct __test_metadata *_metadata,
+			   struct volume *vol)
+{
+	ASSERT_EQ(umount(MNT), 0)
+		TH_LOG("umount: %s", strerror(errno));
+	/* our open file would keep the page cache of the device */
+	ASSERT_EQ(ioctl(vol->loop, BLKFLSBUF), 0);
+	ASSERT_EQ(mount(vol->dev, MNT, "ntfs", 0, NULL), 0)
+		TH_LOG("mount: %s", strerror(errno));
+}
+
+/*
+ * Unmount and let ntfs-3g look at the volume. ntfsresize walks all runlists and
+ * compares them with the cluster bitmap, so it sees lost and shared clusters.
+ */
+static void volume_check(struct __test_metadata *_metadata, struct volume *vol)
+{
+	static const char * const checks[] = {
+		"ntfsfix -n " IMAGE,
+		"ntfsresize -f -i " IMAGE,
+	};
+	unsigned int i;
+	int ret;
+
+	ASSERT_EQ(umount(MNT), 0);
+	ASSERT_EQ(fsync(vol->loop), 0);
+	for (i = 0; i < 2; i++) {
+		ret = run(checks[i]);
+		if (!ret || ret == 127)
+			continue;
+		print_log();
+		EXPECT_EQ(ret, 0)
+			TH_LOG("%s", checks[i]);
+	}
+}
+
+static void volume_teardown(struct volume *vol)
+{
+	umount2(MNT, MNT_DETACH);
+	if (vol->loop >= 0)
+		close(vol->loop);
+	umount2(BASE, MNT_DETACH);
+}
+
+static int open_compressed(const char *path)
+{
+	uint32_t attr = ATTR_COMPRESSED;
+	struct stat st;
+	int fd;
+
+	fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -1;
+	if (!fstat(fd, &st) && !st.st_size &&
+	    fsetxattr(fd, "system.ntfs_attrib", &attr, sizeof(attr), 0)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Data that says where it belongs and compresses well. Never zero or POISON. */
+static void fill(unsigned char *buf, size_t len, off_t pos, unsigned char tag)
+{
+	size_t i;
+
+	for (i = 0; i < len; i++, pos++)
+		buf[i] = tag + ((pos >> 9) + (pos >> 30)) % 8;
+}
+
+/* Data that does not compress. Never POISON. */
+static void fill_random(unsigned char *buf, size_t len, unsigned int *seed)
+{
+	size_t i;
+
+	for (i = 0; i < len; i++)
+		buf[i] = (rand_r(seed) >> 7) % POISON;
+}
+
+/* The file has to hold @want at @pos. The first difference is reported. */
+static void expect_data(struct __test_metadata *_metadata, int fd,
+			const unsigned char *want, size_t len, off_t pos,
+			const char *when)
+{
+	unsigned char *got;
+	size_t i, bad = 0, poison = 0, first = 0;
+
+	got = malloc(len);
+	ASSERT_NE(got, NULL);
+	ASSERT_EQ(pread(fd, got, len, pos), len)
+		TH_LOG("%s: read at 0x%llx", when, (long long)pos);
+	for (i = 0; i < len; i++) {
+		if (got[i] == want[i])
+			continue;
+		if (!bad++)
+			first = i;
+		poison += got[i] == POISON;
+	}
+	EXPECT_EQ(bad, 0)
+		TH_LOG("%s: %zu of %zu bytes wrong, at 0x%llx 0x%02x, not 0x%02x",
+		       when, bad, len, (long long)pos + first, got[first],
+		       want[first]);
+	EXPECT_EQ(poison, 0)
+		TH_LOG("%s: %zu bytes of somebody's freed memory", when, poison);
+	free(got);
+}
+
+/* The same from the page cache, from disk, and from a new mount. */
+static int expect_data_everywhere(struct __test_metadata *_metadata,
+				  struct volume *vol, int fd,
+				  const unsigned char *want, size_t len,
+				  off_t pos)
+{
+	expect_data(_metadata, fd, want, len, pos, "warm");
+	ASSERT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	expect_data(_metadata, fd, want, len, pos, "cold");
+	ASSERT_EQ(close(fd), 0);
+	volume_remount(_metadata, vol);
+	fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	expect_data(_metadata, fd, want, len, pos, "after remount");
+	return fd;
+}
+
+static void expect_size(struct __test_metadata *_metadata, int fd, off_t size,
+			const char *when)
+{
+	struct stat st;
+
+	ASSERT_EQ(fstat(fd, &st), 0);
+	EXPECT_EQ(st.st_size, size)
+		TH_LOG("%s", when);
+}
+
+/*
+ * What happens to the user's buffer, and how much is written: three blocks
+ * hold old data, and the write goes to the second and third.
+ */
+FIXTURE(buffer) {
+	struct volume vol;
+	int fd;
+	int memfd;
+	size_t len;		/* of the buffer: two blocks */
+	unsigned char *user;	/* the buffer: unreadable past the end of memfd */
+	unsigned char *want;	/* what the file has to hold: three blocks */
+};
+
+FIXTURE_VARIANT(buffer) {
+	unsigned int cluster;
+};
+
+FIXTURE_VARIANT_ADD(buffer, cluster_1024) { .cluster = 1024 };
+FIXTURE_VARIANT_ADD(buffer, cluster_4096) { .cluster = 4096 };
+
+FIXTURE_SETUP(buffer)
+{
+	size_t block = 16 * variant->cluster;
+
+	volume_setup(_metadata, &self->vol, variant->cluster);
+	if (_metadata->exit_code)
+		return;
+	if (block < 3 * self->vol.page)
+		SKIP(return, "needs three pages in a compression block");
+
+	self->len = 2 * block;
+	self->want = malloc(3 * block);
+	ASSERT_NE(self->want, NULL);
+	self->memfd = memfd_create("buffer", MFD_CLOEXEC);
+	ASSERT_GE(self->memfd, 0);
+	ASSERT_EQ(ftruncate(self->memfd, self->len), 0);
+	self->user = mmap(NULL, self->len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  self->memfd, 0);
+	ASSERT_NE(self->user, MAP_FAILED);
+	fill(self->user, self->len, block, 'a');
+
+	self->fd = open_compressed(MNT "/file");
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("compressed file: %s", strerror(errno));
+}
+
+FIXTURE_TEARDOWN(buffer)
+{
+	volume_teardown(&self->vol);
+}
+
+/* Leave a recognisable pattern in the memory that is handed out next. */
+static void poison_free_memory(void)
+{
+	size_t len = MIB(32);
+	void *p;
+
+	p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (p == MAP_FAILED)
+		return;
+	memset(p, POISON, len);
+	munmap(p, len);
+}
+
+/* Three blocks of old data on disk, none of them in the page cache. */
+static void write_old_data(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(buffer) * self)
+{
+	size_t len = 3 * self->vol.block;
+
+	fill(self->want, len, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want, len, 0), len);
+	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	poison_free_memory();
+}
+
+/* @n bytes of the buffer have been written behind the first block. */
+static void expect_written(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(buffer) * self, size_t n)
+{
+	fill(self->want + self->vol.block, n, self->vol.block, 'a');
+	expect_size(_metadata, self->fd, 3 * self->vol.block, "size");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->want, 3 * self->vol.block, 0);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(buffer, unreadable_from_second_block_on)
+{
+	write_old_data(_metadata, self);
+	ASSERT_EQ(ftruncate(self->memfd, self->vol.block), 0);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->len, self->vol.block),
+		  self->vol.block);
+	expect_written(_metadata, self, self->vol.block);
+}
+
+TEST_F(buffer, unreadable_last_page_of_block)
+{
+	size_t n = self->vol.block - self->vol.page;
+
+	write_old_data(_metadata, self);
+	ASSERT_EQ(ftruncate(self->memfd, n), 0);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->vol.block,
+			 self->vol.block), n);
+	expect_written(_metadata, self, n);
+}
+
+TEST_F(buffer, unreadable_from_the_start)
+{
+	write_old_data(_metadata, self);
+	ASSERT_EQ(ftruncate(self->memfd, 0), 0);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->len, self->vol.block), -1);
+	EXPECT_EQ(errno, EFAULT);
+	expect_written(_metadata, self, 0);
+}
+
+/*
+ * A thread that does something to a page of the buffer at the worst moment:
+ * when write() has already faulted it in and is about to fault in the last one.
+ * That one is registered with userfaultfd, so write() waits for us there.
+ */
+struct saboteur {
+	int uffd;
+	pthread_t thread;
+	void *last;		/* page the write faults on */
+	void *data;		/* what is in it */
+	size_t page;
+	void *victim;		/* page to take away meanwhile */
+	bool unmap;		/* for good, or only until the next access */
+	int error;
+};
+
+static void *sabotage(void *arg)
+{
+	struct saboteur *s = arg;
+	struct pollfd pfd = { .fd = s->uffd, .events = POLLIN };
+	struct uffd_msg msg;
+	struct uffdio_copy copy = {
+		.dst = (unsigned long)s->last,
+		.src = (unsigned long)s->data,
+		.len = s->page,
+	};
+
+	if (poll(&pfd, 1, 10000) != 1 ||
+	    read(s->uffd, &msg, sizeof(msg)) != sizeof(msg) ||
+	    msg.event != UFFD_EVENT_PAGEFAULT) {
+		s->error = ETIMEDOUT;
+		return NULL;
+	}
+	if (s->unmap ? munmap(s->victim, s->page) :
+		       madvise(s->victim, s->page, MADV_DONTNEED))
+		s->error = errno;
+	if (ioctl(s->uffd, UFFDIO_COPY, &copy) && !s->error)
+		s->error = errno;
+	return NULL;
+}
+
+/* Write two blocks while page @victim of the first is taken away. */
+static ssize_t write_with_sabotage(struct __test_metadata *_metadata,
+				   FIXTURE_DATA(buffer) * self,
+				   unsigned int victim, bool unmap, off_t pos)
+{
+	struct volume *vol = &self->vol;
+	struct saboteur s = {
+		.page = vol->page,
+		.last = self->user + vol->block - vol->page,
+		.victim = self->user + victim * vol->page,
+		.unmap = unmap,
+	};
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { .start = (unsigned long)s.last, .len = vol->page },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	ssize_t n;
+
+	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+		SKIP(exit(KSFT_SKIP), "needs CONFIG_USERFAULTFD");
+	s.uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	ASSERT_GE(s.uffd, 0);
+	ASSERT_EQ(ioctl(s.uffd, UFFDIO_API, &api), 0);
+	s.data = malloc(vol->page);
+	ASSERT_NE(s.data, NULL);
+	memcpy(s.data, s.last, vol->page);
+	ASSERT_EQ(mmap(s.last, vol->page, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), s.last);
+	ASSERT_EQ(ioctl(s.uffd, UFFDIO_REGISTER, &reg), 0);
+	ASSERT_EQ(pthread_create(&s.thread, NULL, sabotage, &s), 0);
+
+	n = pwrite(self->fd, self->user, self->len, pos);
+	if (n < 0)
+		n = -errno;
+
+	ASSERT_EQ(pthread_join(s.thread, NULL), 0);
+	ASSERT_EQ(s.error, 0)
+		TH_LOG("the buffer was not taken away: %s", strerror(s.error));
+	close(s.uffd);
+	free(s.data);
+	return n;
+}
+
+TEST_F(buffer, second_page_unmapped_before_the_copy)
+{
+	write_old_data(_metadata, self);
+	EXPECT_EQ(write_with_sabotage(_metadata, self, 1, true,
+				      self->vol.block), self->vol.page);
+	expect_written(_metadata, self, self->vol.page);
+}
+
+TEST_F(buffer, first_page_unmapped_before_the_copy)
+{
+	write_old_data(_metadata, self);
+	EXPECT_EQ(write_with_sabotage(_metadata, self, 0, true,
+				      self->vol.block), -EFAULT);
+	expect_written(_metadata, self, 0);
+}
+
+/* As if reclaim had taken the page: the data is still there for the asking. */
+TEST_F(buffer, second_page_reclaimed_before_the_copy)
+{
+	write_old_data(_metadata, self);
+	EXPECT_EQ(write_with_sabotage(_metadata, self, 1, false,
+				      self->vol.block), self->len);
+	expect_written(_metadata, self, self->len);
+}
+
+TEST_F(buffer, first_page_reclaimed_before_the_copy)
+{
+	write_old_data(_metadata, self);
+	EXPECT_EQ(write_with_sabotage(_metadata, self, 0, false,
+				      self->vol.block), self->len);
+	expect_written(_metadata, self, self->len);
+}
+
+/* The same where the file had no data: nobody else's may appear. */
+TEST_F(buffer, page_unmapped_before_the_copy_into_a_hole)
+{
+	size_t block = self->vol.block;
+
+	memset(self->want, 0, 3 * block);
+	self->want[3 * block - 1] = 'x';
+	ASSERT_EQ(pwrite(self->fd, "x", 1, 3 * block - 1), 1);
+	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	poison_free_memory();
+	EXPECT_EQ(write_with_sabotage(_metadata, self, 1, true, block),
+		  self->vol.page);
+	expect_written(_metadata, self, self->vol.page);
+}
+
+/* ... and where the file ended. */
+TEST_F(buffer, page_unmapped_before_the_copy_past_end_of_file)
+{
+	size_t block = self->vol.block, size = block + self->vol.page;
+
+	fill(self->want, size, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want, block, 0), block);
+	poison_free_memory();
+	EXPECT_EQ(write_with_sabotage(_metadata, self, 1, true, block),
+		  self->vol.page);
+	fill(self->want + block, self->vol.page, block, 'a');
+	expect_size(_metadata, self->fd, size, "size");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->want, size, 0);
+	expect_size(_metadata, self->fd, size, "size after remount");
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* Without userfaultfd: another thread that is sometimes lucky. */
+struct racer {
+	pthread_t thread;
+	void *page;
+	size_t size;
+	int memfd;
+	off_t offset;
+	bool stop;
+};
+
+static void *race(void *arg)
+{
+	struct racer *r = arg;
+
+	while (!__atomic_load_n(&r->stop, __ATOMIC_RELAXED)) {
+		if (mmap(r->page, r->size, PROT_READ, MAP_SHARED | MAP_FIXED,
+			 r->memfd, r->offset) != r->page)
+			break;
+		usleep(50);
+		/* not munmap(): the address would be free for others */
+		if (mmap(r->page, r->size, PROT_READ, MAP_SHARED | MAP_FIXED,
+			 r->memfd, MIB(1)) != r->page)
+			break;
+		usleep(50);
+	}
+	return NULL;
+}
+
+#define RACE_ROUNDS	50
+
+TEST_F(buffer, unmapped_and_mapped_by_another_thread)
+{
+	struct volume *vol = &self->vol;
+	size_t block = vol->block;
+	struct racer r = {
+		.page = self->user + block - vol->page,
+		.size = vol->page,
+		.memfd = self->memfd,
+		.offset = block - vol->page,
+	};
+	unsigned int i, cut = 0;
+	ssize_t n;
+
+	ASSERT_EQ(pthread_create(&r.thread, NULL, race, &r), 0);
+	for (i = 0; i < RACE_ROUNDS && !_metadata->exit_code; i++) {
+		fill(self->want, 3 * block, 0, 'A');
+		ASSERT_EQ(pwrite(self->fd, self->want, 3 * block, 0),
+			  3 * block);
+		posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+		n = pwrite(self->fd, self->user, block, block);
+		if (n < 0) {
+			ASSERT_EQ(errno, EFAULT);
+			n = 0;
+		}
+		cut += n < block;
+		fill(self->want + block, n, block, 'a');
+		expect_data(_metadata, self->fd, self->want, 3 * block, 0,
+			    "warm");
+		posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+		expect_data(_metadata, self->fd, self->want, 3 * block, 0,
+			    "cold");
+	}
+	__atomic_store_n(&r.stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(pthread_join(r.thread, NULL), 0);
+	TH_LOG("%u of %u writes were cut short", cut, i);
+	close(self->fd);
+	volume_check(_metadata, vol);
+}
+
+/* A write that fails leaves the size alone, and the next one gets it right. */
+TEST_F(buffer, failed_write_past_end_of_file_keeps_the_size)
+{
+	size_t block = self->vol.block;
+
+	fill(self->want, 3 * block, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want, block, 0), block);
+	ASSERT_EQ(ftruncate(self->memfd, 0), 0);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->len, block), -1);
+	EXPECT_EQ(errno, EFAULT);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->len, 9 * block), -1);
+	EXPECT_EQ(errno, EFAULT);
+	expect_size(_metadata, self->fd, block, "after the failed write");
+	ASSERT_EQ(close(self->fd), 0);
+	volume_remount(_metadata, &self->vol);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	expect_size(_metadata, self->fd, block, "after remount");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->want, block, 0);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(buffer, write_after_failed_write_past_end_of_file)
+{
+	size_t block = self->vol.block;
+
+	fill(self->want, 3 * block, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want, block, 0), block);
+	ASSERT_EQ(ftruncate(self->memfd, 0), 0);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->len, block), -1);
+	ASSERT_EQ(pwrite(self->fd, self->want + block, 2 * block, block),
+		  2 * block);
+	expect_size(_metadata, self->fd, 3 * block, "size");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->want, 3 * block, 0);
+	expect_size(_metadata, self->fd, 3 * block, "size after remount");
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(buffer, failed_first_write_keeps_the_file_empty)
+{
+	ASSERT_EQ(ftruncate(self->memfd, 0), 0);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->len, 0), -1);
+	EXPECT_EQ(errno, EFAULT);
+	expect_size(_metadata, self->fd, 0, "after the failed write");
+	ASSERT_EQ(close(self->fd), 0);
+	volume_remount(_metadata, &self->vol);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	expect_size(_metadata, self->fd, 0, "after remount");
+	fill(self->want, 3 * self->vol.block, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want, 3 * self->vol.block, 0),
+		  3 * self->vol.block);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->want, 3 * self->vol.block, 0);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(buffer, short_write_past_end_of_file_sets_the_size)
+{
+	size_t block = self->vol.block;
+
+	fill(self->want, block, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want, block, 0), block);
+	ASSERT_EQ(ftruncate(self->memfd, block), 0);
+	EXPECT_EQ(pwrite(self->fd, self->user, self->len, block), block);
+	fill(self->want + block, block, block, 'a');
+	expect_size(_metadata, self->fd, 2 * block, "size");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->want, 2 * block, 0);
+	expect_size(_metadata, self->fd, 2 * block, "size after remount");
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* A volume that is full, or full of small holes. */
+FIXTURE(space) {
+	struct volume vol;
+	int fd;
+};
+
+FIXTURE_VARIANT(space) {
+	unsigned int cluster;
+};
+
+FIXTURE_VARIANT_ADD(space, cluster_2048) { .cluster = 2048 };
+FIXTURE_VARIANT_ADD(space, cluster_4096) { .cluster = 4096 };
+
+FIXTURE_SETUP(space)
+{
+	volume_setup(_metadata, &self->vol, variant->cluster);
+	if (_metadata->exit_code)
+		return;
+	self->fd = open_compressed(MNT "/file");
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("compressed file: %s", strerror(errno));
+}
+
+FIXTURE_TEARDOWN(space)
+{
+	volume_teardown(&self->vol);
+}
+
+/* Blocks go to clusters that held other data, which may still be cached. */
+TEST_F(space, reads_back_what_reused_clusters_hold)
+{
+	size_t block = self->vol.block;
+	unsigned int i, rounds = 2 * IMAGE_SIZE / block, seed = 1;
+	unsigned char *data;
+
+	data = malloc(block);
+	ASSERT_NE(data, NULL);
+	for (i = 0; i < rounds && !_metadata->exit_code; i++) {
+		fill_random(data, block, &seed);
+		ASSERT_EQ(pwrite(self->fd, data, block, 0), block);
+		ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED),
+			  0);
+		expect_data(_metadata, self->fd, data, block, 0, "cold");
+	}
+	if (_metadata->exit_code)
+		TH_LOG("in round %u", i);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(space, returns_what_fitted_on_the_volume)
+{
+	unsigned int seed = 1;
+	unsigned char *data;
+	struct stat st;
+	ssize_t n;
+	int other;
+
+	data = malloc(IMAGE_SIZE);
+	ASSERT_NE(data, NULL);
+	fill_random(data, IMAGE_SIZE, &seed);
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(write(other, data, IMAGE_SIZE / 2), IMAGE_SIZE / 2);
+	ASSERT_EQ(fsync(other), 0);
+	ASSERT_EQ(close(other), 0);
+	n = pwrite(self->fd, data, IMAGE_SIZE, 0);
+	EXPECT_GT(n, 0)
+		TH_LOG("write: %s", strerror(errno));
+	EXPECT_LT(n, IMAGE_SIZE);
+	if (n < 0)
+		n = 0;
+	ASSERT_EQ(fstat(self->fd, &st), 0);
+	EXPECT_EQ(st.st_size, n);
+	EXPECT_EQ(pwrite(self->fd, data, IMAGE_SIZE, st.st_size), -1);
+	EXPECT_EQ(errno, ENOSPC);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  data, n, 0);
+	expect_size(_metadata, self->fd, n, "size after remount");
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* Write @path until the volume is full; how much. */
+static off_t fill_volume(struct __test_metadata *_metadata, int fd)
+{
+	size_t len = KIB(64);
+	unsigned char *data;
+	off_t size = 0;
+	ssize_t n;
+
+	data = malloc(len);
+	ASSERT_NE(data, NULL);
+	while (len >= 512) {
+		fill(data, len, size, 'A');
+		n = pwrite(fd, data, len, size);
+		if (n > 0) {
+			size += n;
+			continue;
+		}
+		ASSERT_EQ(errno, ENOSPC);
+		len /= 2;
+	}
+	free(data);
+	ASSERT_EQ(fsync(fd), 0);
+	return size;
+}
+
+/*
+ * Free single clusters of a file that has the whole volume: a block has to go
+ * to clusters that are not neighbours, and the ones between belong to the file.
+ */
+TEST_F(space, uses_only_the_clusters_that_are_free)
+{
+	size_t cluster = variant->cluster, block = self->vol.block;
+	unsigned int i, holes = 60, seed = 1;
+	unsigned char *want, *data;
+	off_t size, pos;
+	int solid;
+
+	data = malloc(block);
+	ASSERT_NE(data, NULL);
+	fill_random(data, block, &seed);
+	solid = open(MNT "/solid", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(solid, 0);
+	size = fill_volume(_metadata, solid);
+	ASSERT_GT(size, 4 * holes * cluster);
+	want = malloc(size);
+	ASSERT_NE(want, NULL);
+	fill(want, size, 0, 'A');
+	for (i = 0; i < holes; i++) {
+		pos = size / 2 - size / 2 % cluster + 2 * i * cluster;
+		ASSERT_EQ(fallocate(solid, FALLOC_FL_PUNCH_HOLE |
+				    FALLOC_FL_KEEP_SIZE, pos, cluster), 0)
+			TH_LOG("punch hole: %s", strerror(errno));
+		memset(want + pos, 0, cluster);
+	}
+	ASSERT_EQ(fsync(solid), 0);
+
+	EXPECT_EQ(pwrite(self->fd, data, block, 0), block)
+		TH_LOG("write: %s", strerror(errno));
+	ASSERT_EQ(posix_fadvise(solid, 0, 0, POSIX_FADV_DONTNEED), 0);
+	expect_data(_metadata, solid, want, size, 0, "the other file, cold");
+	ASSERT_EQ(close(solid), 0);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  data, block, 0);
+	solid = open(MNT "/solid", O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(solid, 0);
+	expect_data(_metadata, solid, want, size, 0, "the other file, after remount");
+	close(solid);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * Anything in any order against a model in memory, in windows around the
+ * places where an offset gets one bit longer. NTFS_TEST_SEED repeats a run.
+ */
+#define WINDOW		((size_t)256 << 10)
+#define NR_WINDOWS	3
+#define RANDOM_OPS	150
+
+FIXTURE(random_run) {
+	struct volume vol;
+	int fd;
+	unsigned int seed;
+	off_t size;
+	unsigned char *model[NR_WINDOWS];
+};
+
+FIXTURE_VARIANT(random_run) {
+	unsigned int cluster;
+	int windows;		/* small blocks far out take minutes */
+};
+
+FIXTURE_VARIANT_ADD(random_run, cluster_512) { 512, 1 };
+FIXTURE_VARIANT_ADD(random_run, cluster_1024) { 1024, 1 };
+FIXTURE_VARIANT_ADD(random_run, cluster_2048) { 2048, 1 };
+FIXTURE_VARIANT_ADD(random_run, cluster_4096) { 4096, 1 };
+FIXTURE_VARIANT_ADD(random_run, cluster_4096_far) { 4096, NR_WINDOWS };
+
+static const off_t window_pos[NR_WINDOWS] = {
+	0, GIB(2) - WINDOW / 2, GIB(4) - WINDOW / 2,
+};
+
+FIXTURE_SETUP(random_run)
+{
+	const char *seed = getenv("NTFS_TEST_SEED");
+	int i;
+
+	volume_setup(_metadata, &self->vol, variant->cluster);
+	if (_metadata->exit_code)
+		return;
+	self->seed = seed ? strtoul(seed, NULL, 0) : 20050202;
+	TH_LOG("NTFS_TEST_SEED=%u", self->seed);
+	for (i = 0; i < NR_WINDOWS; i++) {
+		self->model[i] = calloc(1, WINDOW);
+		ASSERT_NE(self->model[i], NULL);
+	}
+	self->fd = open_compressed(MNT "/file");
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("compressed file: %s", strerror(errno));
+}
+
+FIXTURE_TEARDOWN(random_run)
+{
+	volume_teardown(&self->vol);
+}
+
+static void random_range(FIXTURE_DATA(random_run) * self, size_t *off,
+			 size_t *len)
+{
+	size_t max = 2 * self->vol.block + self->vol.block / 2;
+
+	*off = rand_r(&self->seed) % WINDOW;
+	*len = 1 + rand_r(&self->seed) % max;
+	if (rand_r(&self->seed) % 4 == 0) {
+		*off -= *off % self->vol.block;
+		*len += self->vol.block - 1;
+		*len -= *len % self->vol.block;
+	}
+	if (*len > WINDOW - *off)
+		*len = WINDOW - *off;
+}
+
+static void random_write(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(random_run) * self, int w)
+{
+	size_t off, len, part;
+	unsigned char *p;
+	off_t pos;
+
+	random_range(self, &off, &len);
+	p = self->model[w] + off;
+	pos = window_pos[w] + off;
+	switch (rand_r(&self->seed) % 4) {
+	case 0:
+		memset(p, 0, len);
+		break;
+	case 1:
+		fill_random(p, len, &self->seed);
+		break;
+	default:
+		fill(p, len, pos, 'A' + rand_r(&self->seed) % 32);
+	}
+	/* In one piece, or one after the other. */
+	part = rand_r(&self->seed) % 3 ? len : 1 + len / 5;
+	while (len) {
+		if (part > len)
+			part = len;
+		ASSERT_EQ(pwrite(self->fd, p, part, pos), part)
+			TH_LOG("write of %zu at 0x%llx: %s", part,
+			       (long long)pos, strerror(errno));
+		p += part;
+		pos += part;
+		len -= part;
+	}
+	if (pos > self->size)
+		self->size = pos;
+}
+
+static void compare(struct __test_metadata *_metadata,
+		    FIXTURE_DATA(random_run) * self, int w, size_t off,
+		    size_t len, const char *when)
+{
+	off_t pos = window_pos[w] + off;
+
+	if (pos >= self->size)
+		return;
+	if (len > self->size - pos)
+		len = self->size - pos;
+	expect_data(_metadata, self->fd, self->model[w] + off, len, pos, when);
+}
+
+static void remount_and_compare(struct __test_metadata *_metadata,
+				FIXTURE_DATA(random_run) * self)
+{
+	int i;
+
+	ASSERT_EQ(close(self->fd), 0);
+	volume_remount(_metadata, &self->vol);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	expect_size(_metadata, self->fd, self->size, "size after remount");
+	for (i = 0; i < NR_WINDOWS; i++)
+		compare(_metadata, self, i, 0, WINDOW, "after remount");
+}
+
+TEST_F_TIMEOUT(random_run, matches_a_model_in_memory, 60)
+{
+	size_t off, len;
+	int i, w;
+
+	for (i = 0; i < RANDOM_OPS && !_metadata->exit_code; i++) {
+		w = rand_r(&self->seed) % variant->windows;
+		switch (rand_r(&self->seed) % 16) {
+		default:
+			random_write(_metadata, self, w);
+			break;
+		case 8 ... 12:
+			random_range(self, &off, &len);
+			compare(_metadata, self, w, off, len, "read");
+			break;
+		case 13 ... 14:
+			posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+			break;
+		case 15:
+			remount_and_compare(_metadata, self);
+			break;
+		}
+	}
+	if (_metadata->exit_code)
+		TH_LOG("after %d operations", i);
+	remount_and_compare(_metadata, self);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * Where in the file: every case at several places. The last one is the worst:
+ * a kernel that gets it wrong has a BUG when the file is evicted.
+ */
+FIXTURE(place) {
+	struct volume vol;
+	int fd;
+	unsigned char *buf;
+	size_t len;		/* four blocks, the second pair begins at .pos */
+	off_t start;
+};
+
+FIXTURE_VARIANT(place) {
+	unsigned int cluster;
+	off_t pos;
+};
+
+FIXTURE_VARIANT_ADD(place, cluster_512_below_2g) { 512, MIB(1) };
+FIXTURE_VARIANT_ADD(place, cluster_1024_below_2g) { 1024, MIB(1) };
+FIXTURE_VARIANT_ADD(place, cluster_2048_below_2g) { 2048, MIB(1) };
+FIXTURE_VARIANT_ADD(place, cluster_4096_below_2g) { 4096, MIB(1) };
+FIXTURE_VARIANT_ADD(place, cluster_4096_across_2g) { 4096, GIB(2) };
+FIXTURE_VARIANT_ADD(place, cluster_4096_at_3g) { 4096, GIB(3) };
+FIXTURE_VARIANT_ADD(place, cluster_4096_across_4g) { 4096, GIB(4) };
+
+FIXTURE_SETUP(place)
+{
+	volume_setup(_metadata, &self->vol, variant->cluster);
+	if (_metadata->exit_code)
+		return;
+	self->len = 4 * self->vol.block;
+	self->start = variant->pos - 2 * self->vol.block;
+	self->buf = malloc(self->len);
+	ASSERT_NE(self->buf, NULL);
+	self->fd = open_compressed(MNT "/file");
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("compressed file: %s", strerror(errno));
+	fill(self->buf, self->len, self->start, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->buf, self->len, self->start),
+		  self->len);
+}
+
+FIXTURE_TEARDOWN(place)
+{
+	volume_teardown(&self->vol);
+}
+
+TEST_F(place, whole_blocks)
+{
+	expect_size(_metadata, self->fd, self->start + self->len, "size");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->buf, self->len, self->start);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(place, whole_blocks_that_do_not_compress)
+{
+	unsigned int seed = 1;
+
+	fill_random(self->buf, self->len, &seed);
+	ASSERT_EQ(pwrite(self->fd, self->buf, self->len, self->start),
+		  self->len);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->buf, self->len, self->start);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(place, whole_blocks_over_cached_ones)
+{
+	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	expect_data(_metadata, self->fd, self->buf, self->len, self->start,
+		    "old data");
+	fill(self->buf, self->len, self->start, 'a');
+	ASSERT_EQ(pwrite(self->fd, self->buf, self->len, self->start),
+		  self->len);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->buf, self->len, self->start);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* A few bytes in each block, the rest of which has to be read first. */
+static void write_parts(struct __test_metadata *_metadata,
+			FIXTURE_DATA(place) * self)
+{
+	size_t off, len = 1000;
+
+	for (off = 700; off < self->len; off += self->vol.block) {
+		fill(self->buf + off, len, self->start + off, 'a');
+		ASSERT_EQ(pwrite(self->fd, self->buf + off, len,
+				 self->start + off), len)
+			TH_LOG("write at 0x%llx: %s",
+			       (long long)self->start + off, strerror(errno));
+	}
+}
+
+TEST_F(place, parts_of_cached_blocks)
+{
+	write_parts(_metadata, self);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->buf, self->len, self->start);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(place, parts_of_blocks_on_disk)
+{
+	ASSERT_EQ(close(self->fd), 0);
+	volume_remount(_metadata, &self->vol);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	write_parts(_metadata, self);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->buf, self->len, self->start);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(place, one_write_over_parts_of_all_blocks)
+{
+	size_t off = self->vol.block / 2 + 1;
+	size_t len = self->len - self->vol.block;
+
+	posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+	fill(self->buf + off, len, self->start + off, 'a');
+	ASSERT_EQ(pwrite(self->fd, self->buf + off, len, self->start + off),
+		  len)
+		TH_LOG("write: %s", strerror(errno));
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->buf, self->len, self->start);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* Offsets that differ by a multiple of 4 GiB are not the same page. */
+TEST_F(place, does_not_show_up_at_offset_modulo_4g)
+{
+	off_t low = (variant->pos + self->vol.block) % GIB(4);
+	off_t high = low + GIB(4);
+	unsigned char *old;
+
+	old = malloc(self->vol.block);
+	ASSERT_NE(old, NULL);
+	fill(old, self->vol.block, low, 'a');
+	ASSERT_EQ(pwrite(self->fd, old, self->vol.block, low), self->vol.block);
+	fill(self->buf, self->vol.block, high, 'M');
+	ASSERT_EQ(pwrite(self->fd, self->buf, self->vol.block, high),
+		  self->vol.block);
+	expect_data(_metadata, self->fd, old, self->vol.block, low,
+		    "low offset, warm");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->buf, self->vol.block, high);
+	expect_data(_metadata, self->fd, old, self->vol.block, low,
+		    "low offset, after remount");
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_HARNESS_MAIN
