@@ -74,6 +74,7 @@ elapsed() { printf '%d:%02d' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); 
 # ticker WHAT LOG: says that WHAT is running, until killed or orphaned.
 ticker() {
 	local start=$SECONDS
+	[[ -z ${lock_fd:-} ]] || exec {lock_fd}>&-	# it may outlive the run by a second
 	while sleep 1; do
 		kill -0 $$ 2>/dev/null || return 0
 		if [[ -t 2 ]]; then
