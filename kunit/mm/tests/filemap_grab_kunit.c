@@ -711,7 +711,7 @@ struct grab_worker {
 	pgoff_t start, end;
 	fgf_t fgp_flags;
 	int nr;				/* what the call returned */
-	bool kept;			/* @locked was locked after it */
+	bool lost;			/* @locked was not locked after it */
 	struct folio *folios[GRAB_MAX];
 	struct completion grabbed, release, done;
 };
@@ -740,15 +740,29 @@ static int grab_locked_worker_fn(void *data)
 	folio_lock(w->locked);
 	w->nr = filemap_grab_folios_locked(w->locked, w->start, w->end,
 					   w->fgp_flags, GFP_KERNEL, w->folios);
-	w->kept = folio_test_locked(w->locked);
+	w->lost = !folio_test_locked(w->locked);
 	complete(&w->grabbed);
 	wait_for_completion(&w->release);
 	if (w->nr > 0)
 		filemap_release_folios_locked(w->locked, w->folios, w->nr);
-	/* Unless it was not kept, which finish_worker() complains about. */
-	if (folio_test_locked(w->locked))
+	if (!w->lost)
 		folio_unlock(w->locked);
 	folio_put(w->locked);
+	complete(&w->done);
+	return 0;
+}
+
+/*
+ * Notice that somebody unlocks @locked.  Whoever waits for the lock itself would
+ * not: it can be taken again before the waiter gets there.
+ */
+static int grab_watcher_fn(void *data)
+{
+	struct grab_worker *w = data;
+
+	folio_wait_locked(w->locked);
+	complete(&w->grabbed);
+	wait_for_completion(&w->release);
 	complete(&w->done);
 	return 0;
 }
@@ -763,11 +777,10 @@ static void grab_worker_free(void *data)
 		kfree(w);
 }
 
-/* Start filemap_grab_folios(), or its @locked variant, in another task. */
-static struct grab_worker *start_locked_worker(struct kunit *test,
-					       struct folio *locked,
-					       pgoff_t start, pgoff_t end,
-					       fgf_t fgp_flags)
+/* Start one of the above in another task. */
+static struct grab_worker *start_task(struct kunit *test, int (*fn)(void *),
+				      struct folio *locked, pgoff_t start,
+				      pgoff_t end, fgf_t fgp_flags)
 {
 	struct grab_worker *w = kzalloc_obj(*w);
 	struct grab_test *t = test->priv;
@@ -784,8 +797,7 @@ static struct grab_worker *start_locked_worker(struct kunit *test,
 	init_completion(&w->release);
 	init_completion(&w->done);
 
-	task = kthread_run(locked ? grab_locked_worker_fn : grab_worker_fn, w,
-			   "filemap_grab");
+	task = kthread_run(fn, w, "filemap_grab");
 	if (IS_ERR(task)) {
 		kfree(w);
 		KUNIT_FAIL_AND_ABORT(test, "no thread: %pe", task);
@@ -798,15 +810,23 @@ static struct grab_worker *start_locked_worker(struct kunit *test,
 static struct grab_worker *start_worker(struct kunit *test, pgoff_t start,
 					pgoff_t end, fgf_t fgp_flags)
 {
-	return start_locked_worker(test, NULL, start, end, fgp_flags);
+	return start_task(test, grab_worker_fn, NULL, start, end, fgp_flags);
+}
+
+static struct grab_worker *start_locked_worker(struct kunit *test,
+					       struct folio *locked,
+					       pgoff_t start, pgoff_t end,
+					       fgf_t fgp_flags)
+{
+	return start_task(test, grab_locked_worker_fn, locked, start, end,
+			  fgp_flags);
 }
 
 static int finish_worker(struct kunit *test, struct grab_worker *w)
 {
 	if (!wait_for_completion_timeout(&w->grabbed, GRAB_TIMEOUT))
 		KUNIT_FAIL_AND_ABORT(test, "the worker hangs");
-	if (w->locked)
-		KUNIT_EXPECT_TRUE(test, w->kept);
+	KUNIT_EXPECT_FALSE(test, w->lost);
 	return w->nr;
 }
 
@@ -1110,9 +1130,7 @@ static void grab_locked_nowait_contended(struct kunit *test)
 	locked = get_and_lock(test, GRAB_LOCKED);
 	other = get_and_lock(test, place);
 
-	/* Somebody waits for @locked, would get it if it were let go, and return. */
-	w = start_worker(test, GRAB_LOCKED, GRAB_LOCKED, GRAB_CREAT);
-	complete(&w->release);
+	w = start_task(test, grab_watcher_fn, locked, 0, 0, 0);
 	wait_for_waiter(test, &locked, 1);
 
 	KUNIT_EXPECT_EQ(test,
@@ -1131,7 +1149,7 @@ static void grab_locked_nowait_contended(struct kunit *test)
 	filemap_release_folios_locked(locked, t->folios, GRAB_PLACES + 1);
 
 	folio_unlock(locked);
-	KUNIT_EXPECT_EQ(test, finish_worker(test, w), 1);
+	finish_worker(test, w);
 	release_worker(test, w);
 	folio_put(locked);
 	expect_cache(test, GRAB_PLACES + 1);
