@@ -178,6 +178,8 @@ static void add_folios(struct kunit *test, pgoff_t start, unsigned int nr)
 {
 	for (unsigned int i = 0; i < nr; i++)
 		add_folio(test, start + i);
+	/* New folios have a reference of the per-CPU batches. */
+	lru_add_drain_all();
 }
 
 static void add_shadow(struct kunit *test, pgoff_t index)
@@ -722,7 +724,7 @@ static int grab_worker_fn(void *data)
 
 	w->nr = filemap_grab_folios(w->mapping, w->start, w->end, w->fgp_flags,
 				    GFP_KERNEL, w->folios);
-	complete(&w->grabbed);
+	complete_all(&w->grabbed);
 	wait_for_completion(&w->release);
 	if (w->nr > 0)
 		filemap_release_folios(w->folios, w->nr);
@@ -741,7 +743,7 @@ static int grab_locked_worker_fn(void *data)
 	w->nr = filemap_grab_folios_locked(w->locked, w->start, w->end,
 					   w->fgp_flags, GFP_KERNEL, w->folios);
 	w->lost = !folio_test_locked(w->locked);
-	complete(&w->grabbed);
+	complete_all(&w->grabbed);
 	wait_for_completion(&w->release);
 	if (w->nr > 0)
 		filemap_release_folios_locked(w->locked, w->folios, w->nr);
@@ -761,7 +763,7 @@ static int grab_watcher_fn(void *data)
 	struct grab_worker *w = data;
 
 	folio_wait_locked(w->locked);
-	complete(&w->grabbed);
+	complete_all(&w->grabbed);
 	wait_for_completion(&w->release);
 	complete(&w->done);
 	return 0;
@@ -835,6 +837,16 @@ static void release_worker(struct kunit *test, struct grab_worker *w)
 	kunit_release_action(test, grab_worker_free, w);
 }
 
+/* The worker got all of 0..@end; it lets go, and nothing is left behind. */
+static void expect_grabbed(struct kunit *test, struct grab_worker *w,
+			   pgoff_t end)
+{
+	KUNIT_EXPECT_EQ(test, finish_worker(test, w), end + 1);
+	expect_covered(test, w->folios, w->nr, 0, end);
+	release_worker(test, w);
+	expect_cache(test, end + 1);
+}
+
 /* Returns the first of @folios that somebody waits for. */
 static int wait_for_waiter(struct kunit *test, struct folio **folios, int nr)
 {
@@ -870,7 +882,6 @@ static void grab_locks_in_ascending_order(struct kunit *test)
 	struct grab_worker *w;
 
 	add_folios(test, 0, GRAB_PLACES);
-	lru_add_drain_all();
 	lock_all(test, folios, GRAB_PLACES);
 
 	w = start_worker(test, 0, GRAB_PLACES - 1, GRAB_CREAT);
@@ -884,10 +895,7 @@ static void grab_locks_in_ascending_order(struct kunit *test)
 			folio_unlock(folios[next]);
 		folios[next] = NULL;
 	}
-	KUNIT_EXPECT_EQ(test, finish_worker(test, w), GRAB_PLACES);
-	expect_covered(test, w->folios, w->nr, 0, GRAB_PLACES - 1);
-	release_worker(test, w);
-	expect_cache(test, GRAB_PLACES);
+	expect_grabbed(test, w, GRAB_PLACES - 1);
 }
 
 /* While it waits for one folio, it has the lower ones and none of the rest. */
@@ -898,7 +906,6 @@ static void grab_holds_no_higher_lock_while_waiting(struct kunit *test)
 	struct folio *folio;
 
 	add_folios(test, 0, GRAB_PLACES);
-	lru_add_drain_all();
 	folio = folio_at(test, place);
 	folio_lock(folio);
 
@@ -909,10 +916,7 @@ static void grab_holds_no_higher_lock_while_waiting(struct kunit *test)
 				    i <= place, "folio %d", i);
 	folio_unlock(folio);
 
-	KUNIT_EXPECT_EQ(test, finish_worker(test, w), GRAB_PLACES);
-	expect_covered(test, w->folios, w->nr, 0, GRAB_PLACES - 1);
-	release_worker(test, w);
-	expect_cache(test, GRAB_PLACES);
+	expect_grabbed(test, w, GRAB_PLACES - 1);
 }
 
 /* The same for writeback: see filemap_grab_wait(). */
@@ -925,7 +929,6 @@ static void grab_stable_waits_before_the_next_lock(struct kunit *test)
 
 	mapping_set_stable_writes(t->mapping);
 	add_folios(test, 0, GRAB_PLACES);
-	lru_add_drain_all();
 	folio = folio_at(test, place);
 	folio_lock(folio);
 	folio_start_writeback(folio);
@@ -940,10 +943,7 @@ static void grab_stable_waits_before_the_next_lock(struct kunit *test)
 				       "folio %d", i);
 	folio_end_writeback(folio);
 
-	KUNIT_EXPECT_EQ(test, finish_worker(test, w), GRAB_PLACES);
-	expect_covered(test, w->folios, w->nr, 0, GRAB_PLACES - 1);
-	release_worker(test, w);
-	expect_cache(test, GRAB_PLACES);
+	expect_grabbed(test, w, GRAB_PLACES - 1);
 }
 
 /* The folio that is waited for is truncated: it is not what is returned. */
@@ -954,7 +954,6 @@ static void grab_rechecks_after_truncation(struct kunit *test)
 	struct folio *folio;
 
 	add_folios(test, 0, GRAB_PLACES);
-	lru_add_drain_all();
 	folio = folio_at(test, place);
 	folio_get(folio);
 	folio_lock(folio);
@@ -964,11 +963,9 @@ static void grab_rechecks_after_truncation(struct kunit *test)
 	remove_folio(test, folio);
 	folio_unlock(folio);
 
-	KUNIT_EXPECT_EQ(test, finish_worker(test, w), GRAB_PLACES);
-	expect_covered(test, w->folios, w->nr, 0, GRAB_PLACES - 1);
+	KUNIT_ASSERT_EQ(test, finish_worker(test, w), GRAB_PLACES);
 	KUNIT_EXPECT_PTR_NE(test, w->folios[place], folio);
-	release_worker(test, w);
-	expect_cache(test, GRAB_PLACES);
+	expect_grabbed(test, w, GRAB_PLACES - 1);
 	KUNIT_EXPECT_FALSE(test, folio_test_locked(folio));
 	KUNIT_EXPECT_EQ(test, folio_ref_count(folio), 1);
 	folio_put(folio);
@@ -982,7 +979,6 @@ static void grab_without_creat_skips_the_truncated(struct kunit *test)
 	struct folio *folio;
 
 	add_folios(test, 0, GRAB_PLACES);
-	lru_add_drain_all();
 	folio = folio_at(test, place);
 	folio_get(folio);
 	folio_lock(folio);
@@ -1126,7 +1122,6 @@ static void grab_locked_nowait_contended(struct kunit *test)
 	if (place == GRAB_LOCKED)
 		place = GRAB_PLACES; /* above, behind the end of the others */
 	add_folios(test, 0, GRAB_PLACES + 1);
-	lru_add_drain_all();
 	locked = get_and_lock(test, GRAB_LOCKED);
 	other = get_and_lock(test, place);
 
@@ -1168,7 +1163,6 @@ static void grab_locked_waits_in_order(struct kunit *test)
 	if (place == GRAB_LOCKED)
 		place = GRAB_PLACES;
 	add_folios(test, 0, GRAB_PLACES + 1);
-	lru_add_drain_all();
 	folio = folio_at(test, place);
 	folio_lock(folio);
 
@@ -1182,10 +1176,8 @@ static void grab_locked_waits_in_order(struct kunit *test)
 	folio_unlock(folio);
 
 	KUNIT_ASSERT_EQ(test, finish_worker(test, w), GRAB_PLACES + 1);
-	expect_covered(test, w->folios, w->nr, 0, GRAB_PLACES);
 	KUNIT_EXPECT_PTR_EQ(test, w->folios[GRAB_LOCKED], w->locked);
-	release_worker(test, w);
-	expect_cache(test, GRAB_PLACES + 1);
+	expect_grabbed(test, w, GRAB_PLACES);
 }
 
 static const int grab_lower[] = { 0, 1, GRAB_LOCKED - 1 };
@@ -1203,7 +1195,6 @@ static struct folio *worker_lets_go(struct kunit *test, fgf_t fgp_flags,
 	struct folio *folio;
 
 	add_folios(test, 0, GRAB_PLACES);
-	lru_add_drain_all();
 	folio = folio_at(test, place);
 	folio_lock(folio);
 	*w = start_locked_worker(test, folio_at(test, GRAB_LOCKED), 0,
@@ -1228,10 +1219,7 @@ static void grab_locked_waits_for_locked(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, completion_done(&w->grabbed));
 	folio_unlock(w->locked);
 
-	KUNIT_ASSERT_EQ(test, finish_worker(test, w), GRAB_PLACES);
-	expect_covered(test, w->folios, w->nr, 0, GRAB_PLACES - 1);
-	release_worker(test, w);
-	expect_cache(test, GRAB_PLACES);
+	expect_grabbed(test, w, GRAB_PLACES - 1);
 }
 
 /* Truncated while it was let go: -ESTALE, nothing held but @locked. */
