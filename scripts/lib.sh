@@ -18,8 +18,6 @@ linux_version=7.3.4-1~bpo13+1
 linux_suite=trixie-backports
 linux_more_suites="forky sid"	# where a successor is looked for
 
-fragment_mark='# only with the series'
-
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 jobs=${jobs:-$(nproc)}
 
@@ -112,7 +110,7 @@ packages=(
 	gcc:gcc libc6-dev:/usr/include/stdio.h make:make flex:flex bison:bison
 	bc:bc git:git perl:perl python3:python3 xz-utils:xz rsync:rsync
 	util-linux:flock procps:ps ntfs-3g:mkntfs attr:setfattr
-	shellcheck:shellcheck
+	e2fsprogs:mkfs.ext4 dmsetup:dmsetup kmod:insmod shellcheck:shellcheck
 )
 
 # need_packages: install what is missing, or say how and stop.
@@ -201,36 +199,42 @@ uml_config() {
 	[[ ! -d $repo/selftests ]] || find "$repo/selftests" -name config | sort | xargs -rd '\n' cat
 }
 
+# new_symbols: the configuration symbols that only the series has
+new_symbols() {
+	sed -n 's/^+\(menu\)\{0,1\}config \([A-Z0-9_]*\)$/CONFIG_\2/p' "$repo"/patches/*/*.patch
+}
+
 # configure_uml TREE BUILD [base]: uml_config over the defaults. With "base"
 # symbols that only the series has may be absent.
 configure_uml() {
-	local tree=$1 out=$2 mode=${3:-} line want
+	local tree=$1 out=$2 mode=${3:-} line absent=''
 	mkdir -p "$out"
-	uml_config | sed "s/ *$fragment_mark\$//" >"$out/.config.want"
+	uml_config >"$out/.config.want"
 	if ! cmp -s "$out/.config.want" "$out/.config.had" || [[ ! -f $out/.config ]]; then
 		rm -f "$out/.config.had"
 		cp "$out/.config.want" "$out/.config"
 	fi
 	kmake -C "$tree" O="$out" olddefconfig || return
+	[[ $mode != base ]] || absent=" $(new_symbols | paste -sd' ') "
 	while read -r line; do
 		[[ $line == CONFIG_* ]] || continue
-		want=${line%% *}
-		[[ $mode != base || $line != *"$fragment_mark" ]] || continue
-		case $want in
-		*=n) ! grep -q "^${want%=n}=" "$out/.config" ;;
-		*) grep -qxF -- "$want" "$out/.config" ;;
+		[[ $absent != *" ${line%=*} "* ]] || continue
+		case $line in
+		*=n) ! grep -q "^${line%=n}=" "$out/.config" ;;
+		*) grep -qxF -- "$line" "$out/.config" ;;
 		esac || {
-			echo "$want did not survive olddefconfig: see kunit/uml.config and selftests/**/config"
+			echo "$line did not survive olddefconfig: see kunit/uml.config and selftests/**/config"
 			return 1
 		}
 	done < <(uml_config)
 	cp "$out/.config.want" "$out/.config.had"
 }
 
-# build_uml WHAT TREE BUILD LOG [base]: the kernel is BUILD/linux
+# build_uml WHAT TREE BUILD LOG [base]: the kernel is BUILD/linux; scripts/vm
+# loads the modules beside it
 build_uml() {
 	run "$1: configure" "$4" configure_uml "$2" "$3" "${5:-}" &&
-		run "$1: build" "$4" kmake -C "$2" O="$3" linux
+		run "$1: build" "$4" kmake -C "$2" O="$3" linux modules
 }
 
 # The copy of the patched tree that KUnit is built from, apart from $linux: the
