@@ -1,0 +1,1366 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Data through loop devices, and what becomes of the errors and the short
+ * transfers of the backing file.
+ *
+ * Each test of the fixture io is run with buffered and with direct I/O to the
+ * backing file. What the device was told to hold is compared with what it
+ * returns and with the backing file.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sys/inotify.h>
+#include <sys/fanotify.h>
+#include <sys/fsuid.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <linux/aio_abi.h>
+
+#include "loop_test.h"
+
+#define IMAGE		WOFS "/image"
+#define SIZE		MIB(4)
+
+/* Seeds of what the image holds at first, and of what is written then. */
+#define OLD		1
+#define NEW		2
+
+FIXTURE(io) {
+	struct loop lo;
+	int file;			/* the backing file, as loop has it */
+	int direct;			/* the device, open with O_DIRECT */
+	unsigned char *shadow;		/* what it should hold */
+	unsigned char *buf;
+};
+
+FIXTURE_VARIANT(io) {
+	const char *options;		/* of wofs */
+	bool direct;			/* loop does direct I/O */
+	bool window;			/* the file has no iter methods */
+};
+
+FIXTURE_VARIANT_ADD(io, iter) {
+	.options = "io=iter",
+};
+
+FIXTURE_VARIANT_ADD(io, iter_direct) {
+	.options = "io=iter,dio_align=512",
+	.direct = true,
+};
+
+FIXTURE_VARIANT_ADD(io, iter_aio) {
+	.options = "io=iter,dio_align=512,aio",
+	.direct = true,
+};
+
+/* files without iter methods */
+FIXTURE_VARIANT_ADD(io, write) {
+	.options = "io=write",
+	.window = true,
+};
+
+FIXTURE_VARIANT_ADD(io, mixed) {
+	.options = "io=mixed",
+	.window = true,
+};
+
+/* end: files without iter methods */
+
+static int detach(FIXTURE_DATA(io) *self)
+{
+	if (self->direct >= 0)
+		close(self->direct);
+	if (self->file >= 0)
+		close(self->file);
+	self->direct = -1;
+	self->file = -1;
+	return loop_detach(&self->lo);
+}
+
+/* Open the image and bind a device to it, as @args says. */
+static int attach(FIXTURE_DATA(io) *self, const FIXTURE_VARIANT(io) *variant,
+		  struct loop_args args)
+{
+	int err;
+
+	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
+	if (self->file < 0)
+		return -errno;
+	args.file = self->file;
+	args.mode = O_RDWR;
+	if (variant->direct)
+		args.flags |= LO_FLAGS_DIRECT_IO;
+	err = loop_attach(&self->lo, &args);
+	if (err)
+		return err;
+	self->direct = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
+	return self->direct < 0 ? -errno : 0;
+}
+
+static void check_direct(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(io) *self, bool direct)
+{
+	struct loop_info64 info;
+
+	ASSERT_EQ(loop_status(&self->lo, &info), 0);
+	ASSERT_EQ(!!(info.lo_flags & LO_FLAGS_DIRECT_IO), direct);
+}
+
+static void reattach(struct __test_metadata *_metadata, FIXTURE_DATA(io) *self,
+		     const FIXTURE_VARIANT(io) *variant, struct loop_args args)
+{
+	ASSERT_EQ(detach(self), 0);
+	ASSERT_EQ(attach(self, variant, args), 0);
+}
+
+/* Fill the whole image with a pattern, not through the device. */
+static void fill_image(struct __test_metadata *_metadata,
+		       FIXTURE_DATA(io) *self, unsigned int seed)
+{
+	int fd = open(IMAGE, O_WRONLY | O_CLOEXEC);
+
+	ASSERT_GE(fd, 0);
+	pattern_fill(self->shadow, SIZE, 0, seed);
+	ASSERT_EQ(pwrite_full(fd, self->shadow, SIZE, 0), (ssize_t)SIZE);
+	close(fd);
+}
+
+static void read_image(struct __test_metadata *_metadata, void *buf)
+{
+	int fd = open(IMAGE, O_RDONLY | O_CLOEXEC);
+
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(pread_full(fd, buf, SIZE, 0), (ssize_t)SIZE);
+	close(fd);
+}
+
+/* Neither the image nor the device may differ from the shadow anywhere. */
+static void check_image(struct __test_metadata *_metadata,
+			FIXTURE_DATA(io) *self)
+{
+	read_image(_metadata, self->buf);
+	ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1)
+		TH_LOG("the backing file differs");
+	ASSERT_EQ(pread_full(self->direct, self->buf, SIZE, 0), (ssize_t)SIZE);
+	ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1)
+		TH_LOG("what the device returns differs");
+}
+
+FIXTURE_SETUP(io)
+{
+	int fd, err;
+
+	self->lo.fd = -1;
+	self->file = -1;
+	self->direct = -1;
+	if (private_mounts(_metadata) ||
+	    mount_wofs(_metadata, WOFS, variant->options))
+		return;
+	self->shadow = alloc_pages(SIZE);
+	self->buf = alloc_pages(SIZE);
+	ASSERT_NE(self->shadow, NULL);
+	ASSERT_NE(self->buf, NULL);
+	fd = make_file(IMAGE, SIZE);
+	ASSERT_GE(fd, 0);
+	close(fd);
+	fill_image(_metadata, self, OLD);
+	err = attach(self, variant, (struct loop_args){});
+	if (err == -EINVAL && variant->window && no_user_window())
+		SKIP_NO_USER_WINDOW(return);
+	ASSERT_EQ(err, 0);
+	check_direct(_metadata, self, variant->direct);
+}
+
+FIXTURE_TEARDOWN(io)
+{
+	EXPECT_EQ(remount_wofs(WOFS, "fail=none,short=0,delay=0"), 0);
+	EXPECT_EQ(detach(self), 0);
+	EXPECT_EQ(umount_soon(WOFS), 0);
+	free(self->shadow);
+	free(self->buf);
+}
+
+TEST_F(io, sizes)
+{
+	static const size_t sizes[] = {
+		512, 1024, 2560, KIB(4), KIB(4) + 512, KIB(64), KIB(64) + 1536,
+		KIB(512), MIB(1),
+	};
+	static const off_t offsets[] = {
+		0, 512, 3584, KIB(4), KIB(128) + 512, MIB(1) + 1024,
+	};
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(sizes); i++) {
+		for (unsigned int j = 0; j <= ARRAY_SIZE(offsets); j++) {
+			unsigned int seed = NEW + i * 16 + j;
+			ssize_t len = sizes[i];
+			/* the last one ends where the device ends */
+			off_t pos = j < ARRAY_SIZE(offsets) ? offsets[j] :
+							(off_t)SIZE - len;
+
+			pattern_fill(self->shadow + pos, len, pos, seed);
+			ASSERT_EQ(pwrite(self->direct, self->shadow + pos, len,
+					 pos), len);
+			memset(self->buf, 0, len);
+			ASSERT_EQ(pread(self->direct, self->buf, len, pos),
+				  len);
+			ASSERT_EQ(pattern_verify(self->buf, len, pos, seed), -1)
+				TH_LOG("%zd bytes at %lld", len,
+				       (long long)pos);
+		}
+	}
+	check_image(_metadata, self);
+}
+
+TEST_F(io, buffered)
+{
+	static const size_t sizes[] = {
+		1, 511, 513, 4095, KIB(4), KIB(64) + 1, MIB(1) + 100,
+	};
+	unsigned int seed = NEW;
+
+	for (off_t pos = 0; pos < 3000; pos += 999) {
+		for (unsigned int i = 0; i < ARRAY_SIZE(sizes); i++, seed++) {
+			ssize_t len = sizes[i];
+			off_t at = pos + i * KIB(300);
+
+			pattern_fill(self->shadow + at, len, at, seed);
+			ASSERT_EQ(pwrite(self->lo.fd, self->shadow + at, len,
+					 at), len);
+		}
+		ASSERT_EQ(fsync(self->lo.fd), 0);
+		read_image(_metadata, self->buf);
+		ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1);
+	}
+	ASSERT_EQ(ioctl(self->lo.fd, BLKFLSBUF), 0);
+	ASSERT_EQ(pread_full(self->lo.fd, self->buf, SIZE, 0), (ssize_t)SIZE);
+	ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1);
+}
+
+TEST_F(io, offset_sizelimit)
+{
+	/* the last one is not possible with direct I/O to the file */
+	static const size_t offsets[] = { KIB(4), 1536, 1001 };
+	ssize_t len = KIB(64) + SECTOR;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(offsets); i++) {
+		size_t offset = offsets[i];
+
+		reattach(_metadata, self, variant, (struct loop_args){
+				.offset = offset,
+				.sizelimit = len,
+		});
+		check_direct(_metadata, self,
+			     variant->direct && !(offset % SECTOR));
+		ASSERT_EQ(device_size(self->lo.fd), len);
+
+		pattern_fill(self->buf, len, 0, NEW + i);
+		memcpy(self->shadow + offset, self->buf, len);
+		ASSERT_EQ(pwrite(self->direct, self->buf, len, 0), len);
+		ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, len), -1);
+		ASSERT_EQ(errno, ENOSPC);
+		ASSERT_EQ(pread(self->direct, self->buf, SECTOR, len), 0);
+		memset(self->buf, 0, len);
+		ASSERT_EQ(pread(self->direct, self->buf, len, 0), len);
+		ASSERT_EQ(pattern_verify(self->buf, len, 0, NEW + i), -1);
+
+		read_image(_metadata, self->buf);
+		ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1)
+			TH_LOG("offset %zu", offset);
+	}
+}
+
+TEST_F(io, block_size)
+{
+	static const ssize_t sizes[] = { 512, 4096 };
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(sizes); i++) {
+		ssize_t bs = sizes[i];
+		off_t pos = 5 * bs;
+		int size;
+
+		reattach(_metadata, self, variant, (struct loop_args){
+				.block_size = bs,
+		});
+		check_direct(_metadata, self, variant->direct);
+		ASSERT_EQ(ioctl(self->lo.fd, BLKSSZGET, &size), 0);
+		ASSERT_EQ(size, bs);
+
+		ASSERT_EQ(pwrite(self->direct, self->buf, bs / 2, pos), -1);
+		ASSERT_EQ(errno, EINVAL);
+		ASSERT_EQ(pread(self->direct, self->buf, bs, bs / 2), -1);
+		ASSERT_EQ(errno, EINVAL);
+		pattern_fill(self->shadow + pos, bs, pos, NEW + i);
+		ASSERT_EQ(pwrite(self->direct, self->shadow + pos, bs, pos),
+			  bs);
+		check_image(_metadata, self);
+	}
+}
+
+TEST_F(io, partition)
+{
+	unsigned int start = 63, sectors = 2000;
+	char attr[64], path[64];
+	unsigned char *mbr = self->shadow, *entry = mbr + 446;
+	ssize_t len = sectors * SECTOR;
+	int fd;
+
+	memset(mbr, 0, SECTOR);
+	entry[4] = 0x83;
+	for (int i = 0; i < 4; i++) {
+		entry[8 + i] = start >> (8 * i);
+		entry[12 + i] = sectors >> (8 * i);
+	}
+	mbr[510] = 0x55;
+	mbr[511] = 0xaa;
+	ASSERT_EQ(pwrite(self->direct, mbr, SECTOR, 0), SECTOR);
+
+	reattach(_metadata, self, variant, (struct loop_args){
+			.flags = LO_FLAGS_PARTSCAN,
+	});
+	snprintf(attr, sizeof(attr), "loop%dp1/size", self->lo.nr);
+	ASSERT_TRUE(wait_for(loop_attr(&self->lo, attr) >= 0, SOON));
+	ASSERT_EQ(loop_attr(&self->lo, attr), sectors);
+	snprintf(attr, sizeof(attr), "loop%dp1/start", self->lo.nr);
+	ASSERT_EQ(loop_attr(&self->lo, attr), start);
+
+	snprintf(path, sizeof(path), "%sp1", self->lo.dev);
+	ASSERT_TRUE(wait_for((fd = open(path, O_RDWR | O_DIRECT)) >= 0, SOON));
+	ASSERT_EQ(device_size(fd), len);
+	pattern_fill(self->buf, len, 0, NEW);
+	memcpy(self->shadow + start * SECTOR, self->buf, len);
+	ASSERT_EQ(pwrite(fd, self->buf, len, 0), len);
+	memset(self->buf, 0, len);
+	ASSERT_EQ(pread(fd, self->buf, len, 0), len);
+	ASSERT_EQ(pattern_verify(self->buf, len, 0, NEW), -1);
+	close(fd);
+	check_image(_metadata, self);
+
+	ASSERT_EQ(detach(self), 0);
+	ASSERT_EQ(loop_attr(&self->lo, attr), -1);
+}
+
+#define NR_WRITERS	4
+
+struct writer {
+	pthread_t thread;
+	int fd;
+	unsigned int seed;
+	off_t first;		/* where to write first, bytes */
+	off_t step;		/* from one write to the next, bytes */
+	size_t len;		/* bytes of each write */
+	unsigned int count;	/* of writes */
+	unsigned int done;
+	int err;
+	};
+
+static void *write_pattern(void *arg)
+{
+	struct writer *w = arg;
+	void *buf = alloc_pages(w->len);
+
+	if (!buf)
+		w->err = -ENOMEM;
+	while (!w->err && w->done < w->count) {
+		off_t pos = w->first + w->done * w->step;
+		ssize_t n;
+
+		pattern_fill(buf, w->len, pos, w->seed);
+		n = pwrite(w->fd, buf, w->len, pos);
+		if (n != (ssize_t)w->len)
+			w->err = n < 0 ? -errno : -EIO;
+		else
+			__atomic_add_fetch(&w->done, 1, __ATOMIC_SEQ_CST);
+	}
+	free(buf);
+	return NULL;
+}
+
+TEST_F(io, concurrent_writers)
+{
+	static struct writer w[NR_WRITERS];
+	size_t len = 3 * SECTOR, count = 200;
+
+	/* disjoint: each has every fourth place */
+	for (unsigned int i = 0; i < NR_WRITERS; i++) {
+		w[i] = (struct writer){
+			.fd = self->direct,
+			.seed = NEW + i,
+			.first = i * len,
+			.step = NR_WRITERS * len,
+			.len = len,
+			.count = count,
+		};
+		for (unsigned int j = 0; j < count; j++) {
+			off_t pos = w[i].first + j * w[i].step;
+
+			pattern_fill(self->shadow + pos, len, pos, w[i].seed);
+		}
+		ASSERT_EQ(pthread_create(&w[i].thread, NULL, write_pattern,
+					 &w[i]), 0);
+	}
+	for (unsigned int i = 0; i < NR_WRITERS; i++) {
+		ASSERT_EQ(pthread_join(w[i].thread, NULL), 0);
+		ASSERT_EQ(w[i].err, 0);
+	}
+	check_image(_metadata, self);
+}
+
+TEST_F(io, overlapping_writers)
+{
+	static struct writer w[NR_WRITERS];
+	size_t len = KIB(64), count = 50;
+
+	for (unsigned int i = 0; i < NR_WRITERS; i++) {
+		w[i] = (struct writer){
+			.fd = self->direct,
+			.seed = NEW + i,
+			.len = len,
+			.count = count,
+		};
+		ASSERT_EQ(pthread_create(&w[i].thread, NULL, write_pattern,
+					 &w[i]), 0);
+	}
+	for (unsigned int i = 0; i < NR_WRITERS; i++) {
+		ASSERT_EQ(pthread_join(w[i].thread, NULL), 0);
+		ASSERT_EQ(w[i].err, 0);
+	}
+
+	/* Each sector is from one of them. */
+	read_image(_metadata, self->buf);
+	for (size_t pos = 0; pos < len; pos += SECTOR) {
+		int i = 0;
+
+		while (i < NR_WRITERS &&
+		       pattern_verify(self->buf + pos, SECTOR, pos,
+				      NEW + i) != -1)
+			i++;
+		ASSERT_LT(i, NR_WRITERS)
+			TH_LOG("torn sector at %zu", pos);
+	}
+	ASSERT_EQ(find_difference(self->buf + len, self->shadow + len,
+				  SIZE - len), -1);
+}
+
+TEST_F(io, flush)
+{
+	long long before = wofs_calls(WOFS, "fsync");
+
+	ASSERT_GE(before, 0);
+	pattern_fill(self->shadow, KIB(64), 0, NEW);
+	ASSERT_EQ(pwrite(self->lo.fd, self->shadow, KIB(64), 0),
+		  (ssize_t)KIB(64));
+	ASSERT_EQ(fsync(self->lo.fd), 0);
+	ASSERT_GT(wofs_calls(WOFS, "fsync"), before);
+	check_image(_metadata, self);
+
+	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=fsync"), 0);
+	ASSERT_EQ(fsync(self->lo.fd), -1);
+	ASSERT_EQ(errno, EIO);
+	ASSERT_EQ(fdatasync(self->direct), -1);
+	ASSERT_EQ(errno, EIO);
+	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(fsync(self->lo.fd), 0);
+}
+
+/*
+ * What a call transfers at most, bytes. Direct I/O that has stopped within a
+ * sector is continued in another way.
+ */
+static const unsigned int shorts[] = {
+	1, 511, 512, 513, 1536, 4095, KIB(64), KIB(64) + 1,
+};
+
+/* The length of a transfer of which a call does @max bytes at most. */
+static ssize_t short_len(unsigned int max)
+{
+	return max < 512 ? KIB(6) : KIB(192) + 512;
+}
+
+TEST_F(io, short_write)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(shorts); i++) {
+		ssize_t len = short_len(shorts[i]);
+		off_t pos = SECTOR * i;
+
+		pattern_fill(self->shadow + pos, len, pos, NEW + i);
+		ASSERT_EQ(remount_wofs(WOFS, "short=%u", shorts[i]), 0);
+		ASSERT_EQ(pwrite(self->direct, self->shadow + pos, len, pos),
+			  len);
+		ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+		read_image(_metadata, self->buf);
+		ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1)
+			TH_LOG("%u bytes at a time", shorts[i]);
+	}
+}
+
+TEST_F(io, short_read)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(shorts); i++) {
+		ssize_t len = short_len(shorts[i]);
+		off_t pos = SECTOR * i;
+
+		ASSERT_EQ(remount_wofs(WOFS, "short=%u", shorts[i]), 0);
+		memset(self->buf, 0, len);
+		ASSERT_EQ(pread(self->direct, self->buf, len, pos), len);
+		ASSERT_EQ(pattern_verify(self->buf, len, pos, OLD), -1)
+			TH_LOG("%u bytes at a time", shorts[i]);
+	}
+}
+
+/*
+ * Fill @iov with pieces of whole sectors of many sizes, which begin at sectors
+ * within pages and together have @len bytes.
+ */
+static int odd_pieces(struct iovec *iov, int max, void *buf, size_t len)
+{
+	static const unsigned char sectors[] = { 1, 3, 5, 8, 2, 13, 1, 16, 7 };
+	char *p = (char *)buf + SECTOR;
+	int n = 0;
+
+	while (len && n < max) {
+		size_t piece = sectors[n % ARRAY_SIZE(sectors)] * SECTOR;
+
+		if (piece > len)
+			piece = len;
+		iov[n++] = (struct iovec){ .iov_base = p, .iov_len = piece };
+		len -= piece;
+		/* leave a sector between the pieces: none is merged */
+		p += piece + SECTOR;
+	}
+	return len ? -1 : n;
+}
+
+TEST_F(io, odd_pieces)
+{
+	static const unsigned int limits[] = { 0, 3584, 3591, KIB(64) + 1 };
+	static struct iovec iov[512];
+	ssize_t len = MIB(1) + 5 * SECTOR;
+	void *memory = alloc_pages(2 * len);
+	off_t pos = 3 * SECTOR, at;
+	int nr;
+
+	ASSERT_NE(memory, NULL);
+	nr = odd_pieces(iov, ARRAY_SIZE(iov), memory, len);
+	ASSERT_GT(nr, 0);
+	for (unsigned int i = 0; i < ARRAY_SIZE(limits); i++) {
+		ASSERT_EQ(remount_wofs(WOFS, "short=%u", limits[i]), 0);
+		at = pos;
+		for (int j = 0; j < nr; j++) {
+			pattern_fill(iov[j].iov_base, iov[j].iov_len, at,
+				     NEW + i);
+			at += iov[j].iov_len;
+		}
+		pattern_fill(self->shadow + pos, len, pos, NEW + i);
+		ASSERT_EQ(pwritev(self->direct, iov, nr, pos), len);
+
+		memset(memory, 0, 2 * len);
+		ASSERT_EQ(preadv(self->direct, iov, nr, pos), len);
+		at = pos;
+		for (int j = 0; j < nr; j++) {
+			ASSERT_EQ(pattern_verify(iov[j].iov_base,
+						 iov[j].iov_len, at, NEW + i),
+				  -1)
+				TH_LOG("piece %d, %u bytes at a time", j,
+				       limits[i]);
+			at += iov[j].iov_len;
+		}
+		ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+		check_image(_metadata, self);
+	}
+	free(memory);
+}
+
+struct piece {
+	void *buf;
+	size_t len;
+	off_t pos;
+};
+
+#define MAX_PIECES	64
+
+/*
+ * Submit all pieces at once and wait for all. The number of those that were
+ * transferred entirely, or a negative errno.
+ */
+static int rw_at_once(int fd, int opcode, const struct piece *pieces, int nr)
+{
+	struct iocb iocb[MAX_PIECES] = {}, *list[MAX_PIECES];
+	struct io_event events[MAX_PIECES];
+	aio_context_t ctx = 0;
+	int done = 0, n, err;
+
+	if (syscall(SYS_io_setup, nr, &ctx))
+		return -errno;
+	for (int i = 0; i < nr; i++) {
+		iocb[i].aio_fildes = fd;
+		iocb[i].aio_lio_opcode = opcode;
+		iocb[i].aio_buf = (uintptr_t)pieces[i].buf;
+		iocb[i].aio_nbytes = pieces[i].len;
+		iocb[i].aio_offset = pieces[i].pos;
+		iocb[i].aio_data = i;
+		list[i] = &iocb[i];
+	}
+	n = syscall(SYS_io_submit, ctx, nr, list);
+	err = n < 0 ? -errno : n < nr ? -EAGAIN : 0;
+	if (n > 0)
+		n = syscall(SYS_io_getevents, ctx, n, n, events, NULL);
+	for (int i = 0; i < n; i++)
+		if (events[i].res == (__s64)pieces[events[i].data].len)
+			done++;
+	syscall(SYS_io_destroy, ctx);
+	return err ? err : done;
+}
+
+/* How many bios were merged into requests until now. */
+static long long merges(const struct loop *lo)
+{
+	char path[64], text[256];
+	long long r, w;
+
+	snprintf(path, sizeof(path), "/sys/block/loop%d/stat", lo->nr);
+	if (read_text(path, text, sizeof(text)) ||
+	    sscanf(text, "%*s %lld %*s %*s %*s %lld", &r, &w) != 2)
+		return -1;
+	return r + w;
+}
+
+/* Requests of many bios, of which calls transfer a part. */
+TEST_F(io, merged_requests)
+{
+	static const unsigned int limits[] = { 0, 512, 513, 5632, 5635 };
+	struct piece pieces[24];
+	size_t len = 9 * SECTOR;
+	off_t pos = SECTOR;
+	long long before;
+	char *memory = alloc_pages(ARRAY_SIZE(pieces) * KIB(8));
+
+	ASSERT_NE(memory, NULL);
+	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++) {
+		pieces[i].buf = memory + i * KIB(8) + (i % 7) * SECTOR;
+		pieces[i].len = len;
+		pieces[i].pos = pos + i * len;
+	}
+	for (unsigned int i = 0; i < ARRAY_SIZE(limits); i++) {
+		ASSERT_EQ(remount_wofs(WOFS, "short=%u", limits[i]), 0);
+		for (unsigned int j = 0; j < ARRAY_SIZE(pieces); j++) {
+			pattern_fill(pieces[j].buf, len, pieces[j].pos,
+				     NEW + i);
+			memcpy(self->shadow + pieces[j].pos, pieces[j].buf,
+			       len);
+		}
+		before = merges(&self->lo);
+		ASSERT_EQ(rw_at_once(self->direct, IOCB_CMD_PWRITE, pieces,
+				     ARRAY_SIZE(pieces)),
+			  (int)ARRAY_SIZE(pieces));
+		ASSERT_GT(merges(&self->lo), before);
+
+		memset(memory, 0, ARRAY_SIZE(pieces) * KIB(8));
+		before = merges(&self->lo);
+		ASSERT_EQ(rw_at_once(self->direct, IOCB_CMD_PREAD, pieces,
+				     ARRAY_SIZE(pieces)),
+			  (int)ARRAY_SIZE(pieces));
+		ASSERT_GT(merges(&self->lo), before);
+		for (unsigned int j = 0; j < ARRAY_SIZE(pieces); j++) {
+			ASSERT_EQ(pattern_verify(pieces[j].buf, len,
+						 pieces[j].pos, NEW + i), -1)
+				TH_LOG("piece %u, %u bytes at a time", j,
+				       limits[i]);
+		}
+		ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+		check_image(_metadata, self);
+	}
+	free(memory);
+}
+
+/* Where a transfer of FAIL_LEN bytes from the beginning is made to fail. */
+#define FAIL_LEN	KIB(256)
+static const off_t fail_at[] = { 0, KIB(64) + 1536, KIB(100) + 100, 7 };
+
+/*
+ * A call of @op fails with @fail at an offset: the device has to tell @error,
+ * may not claim more than was done, and has to have done what was possible.
+ */
+static void check_failing(struct __test_metadata *_metadata,
+			  FIXTURE_DATA(io) *self, bool write,
+			  const char *fail, int error)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(fail_at); i++) {
+		off_t at = fail_at[i], whole = at / SECTOR * SECTOR;
+		size_t done = 0;
+		ssize_t n;
+
+		fill_image(_metadata, self, OLD);
+		pattern_fill(self->shadow, FAIL_LEN, 0, NEW);
+		memset(self->buf, 0, FAIL_LEN);
+		ASSERT_EQ(remount_wofs(WOFS, "fail=%s,fail_op=%s,fail_at=%lld",
+				       fail, write ? "write" : "read",
+				       (long long)at), 0);
+		do {
+			n = write ? pwrite(self->direct, self->shadow + done,
+					   FAIL_LEN - done, done) :
+				    pread(self->direct, self->buf + done,
+					  FAIL_LEN - done, done);
+			if (n > 0)
+				done += n;
+		} while (n > 0 && done < FAIL_LEN);
+		ASSERT_EQ(n, -1)
+			TH_LOG("%s at %lld: success", fail, (long long)at);
+		ASSERT_EQ(errno, error)
+			TH_LOG("%s at %lld", fail, (long long)at);
+		ASSERT_LE((off_t)done, at);
+		ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+
+		if (!write) {
+			ASSERT_EQ(pattern_verify(self->buf, done, 0, OLD), -1);
+			continue;
+		}
+		read_image(_metadata, self->buf);
+		ASSERT_EQ(pattern_verify(self->buf, whole, 0, NEW), -1)
+			TH_LOG("%s at %lld: lost", fail, (long long)at);
+		ASSERT_EQ(pattern_verify(self->buf + at, SIZE - at, at, OLD),
+			  -1)
+			TH_LOG("%s at %lld: written", fail, (long long)at);
+	}
+}
+
+TEST_F(io, write_enospc)
+{
+	check_failing(_metadata, self, true, "enospc", ENOSPC);
+}
+
+TEST_F(io, write_eio)
+{
+	check_failing(_metadata, self, true, "eio", EIO);
+}
+
+TEST_F(io, write_eintr)
+{
+	check_failing(_metadata, self, true, "eintr", EIO);
+}
+
+TEST_F(io, write_zero)
+{
+	check_failing(_metadata, self, true, "zero", EIO);
+}
+
+TEST_F(io, read_eio)
+{
+	check_failing(_metadata, self, false, "eio", EIO);
+}
+
+TEST_F(io, read_eintr)
+{
+	check_failing(_metadata, self, false, "eintr", EIO);
+}
+
+TEST_F(io, read_zero)
+{
+	check_failing(_metadata, self, false, "zero", EIO);
+}
+
+/* The error of a buffered write comes with fsync(). */
+TEST_F(io, buffered_enospc)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(fail_at); i++) {
+		off_t at = fail_at[i];
+
+		fill_image(_metadata, self, OLD);
+		pattern_fill(self->shadow, FAIL_LEN, 0, NEW);
+		ASSERT_EQ(remount_wofs(WOFS,
+				       "fail=enospc,fail_op=write,fail_at=%lld",
+				       (long long)at), 0);
+		ASSERT_EQ(pwrite(self->lo.fd, self->shadow, FAIL_LEN, 0),
+			  (ssize_t)FAIL_LEN);
+		ASSERT_EQ(fsync(self->lo.fd), -1)
+			TH_LOG("enospc at %lld: success", (long long)at);
+		/* buffer heads don't keep which error it was */
+		ASSERT_TRUE(errno == ENOSPC || errno == EIO);
+		ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+		read_image(_metadata, self->buf);
+		ASSERT_EQ(pattern_verify(self->buf + at, SIZE - at, at, OLD),
+			  -1);
+		/* It is told once, and a new write is tried again. */
+		ASSERT_EQ(pwrite(self->lo.fd, self->shadow, FAIL_LEN, 0),
+			  (ssize_t)FAIL_LEN);
+		ASSERT_EQ(fsync(self->lo.fd), 0);
+		read_image(_metadata, self->buf);
+		ASSERT_EQ(pattern_verify(self->buf, FAIL_LEN, 0, NEW), -1);
+	}
+}
+
+/* The file has become smaller: there is nothing to return. */
+TEST_F(io, truncated)
+{
+	static const off_t sizes[] = { 1024, 612, 100, 0 };
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(sizes); i++) {
+		ASSERT_EQ(ftruncate(self->file, sizes[i]), 0);
+		ASSERT_EQ(pread(self->direct, self->buf, KIB(4), 0), -1)
+			TH_LOG("success with a file of %lld bytes",
+			       (long long)sizes[i]);
+		ASSERT_EQ(errno, EIO);
+		ASSERT_EQ(device_size(self->lo.fd), (long long)SIZE);
+	}
+}
+
+TEST_F(io, many_in_flight)
+{
+	struct piece pieces[32];
+	size_t len = 5 * SECTOR;
+
+	/* apart from each other: each is a request of its own */
+	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++) {
+		pieces[i].pos = i * KIB(64);
+		pieces[i].len = len;
+		pieces[i].buf = self->shadow + pieces[i].pos;
+		pattern_fill(pieces[i].buf, len, pieces[i].pos, NEW);
+	}
+	ASSERT_EQ(remount_wofs(WOFS, "delay=10"), 0);
+	ASSERT_EQ(rw_at_once(self->direct, IOCB_CMD_PWRITE, pieces,
+			     ARRAY_SIZE(pieces)), (int)ARRAY_SIZE(pieces));
+	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++) {
+		pieces[i].buf = self->buf + pieces[i].pos;
+		memset(pieces[i].buf, 0, len);
+	}
+	ASSERT_EQ(rw_at_once(self->direct, IOCB_CMD_PREAD, pieces,
+			     ARRAY_SIZE(pieces)), (int)ARRAY_SIZE(pieces));
+	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++)
+		ASSERT_EQ(pattern_verify(pieces[i].buf, len, pieces[i].pos,
+					 NEW), -1);
+	ASSERT_EQ(remount_wofs(WOFS, "delay=0"), 0);
+	check_image(_metadata, self);
+}
+
+/* LOOP_CLR_FD takes effect when the last one has closed the device. */
+TEST_F(io, clear_while_writing)
+{
+	static struct writer w;
+
+	w = (struct writer){
+		.fd = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC),
+		.seed = NEW,
+		.step = KIB(16),
+		.len = KIB(16),
+		.count = 64,
+	};
+	ASSERT_GE(w.fd, 0);
+	ASSERT_EQ(remount_wofs(WOFS, "delay=5"), 0);
+	ASSERT_EQ(pthread_create(&w.thread, NULL, write_pattern, &w), 0);
+	EXPECT_TRUE(wait_for(__atomic_load_n(&w.done, __ATOMIC_SEQ_CST) > 3,
+			     SOON));
+	EXPECT_EQ(ioctl(self->lo.fd, LOOP_CLR_FD), 0);
+	close(self->lo.fd);
+	close(self->direct);
+	self->lo.fd = -1;
+	self->direct = -1;
+	EXPECT_TRUE(loop_bound(&self->lo));
+	ASSERT_EQ(pthread_join(w.thread, NULL), 0);
+	EXPECT_EQ(w.err, 0);
+	EXPECT_EQ(w.done, w.count);
+	EXPECT_TRUE(loop_bound(&self->lo));
+	close(w.fd);
+	EXPECT_TRUE(wait_for(!loop_bound(&self->lo), SOON));
+
+	ASSERT_EQ(remount_wofs(WOFS, "delay=0"), 0);
+	pattern_fill(self->shadow, w.count * w.len, 0, NEW);
+	read_image(_metadata, self->buf);
+	ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1);
+}
+
+static int zero_range(int fd, unsigned long request, off_t pos, size_t len)
+{
+	__u64 range[2] = { pos, len };
+
+	return ioctl(fd, request, range) ? -errno : 0;
+}
+
+#define ZERO_POS	KIB(64)
+#define ZERO_LEN	KIB(128)
+
+static void check_zeroed(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(io) *self)
+{
+	memset(self->shadow + ZERO_POS, 0, ZERO_LEN);
+	check_image(_metadata, self);
+}
+
+TEST_F(io, discard_unsupported)
+{
+	ASSERT_EQ(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN),
+		  -EOPNOTSUPP);
+	check_image(_metadata, self);
+}
+
+TEST_F(io, zeroout_unsupported)
+{
+	ASSERT_EQ(loop_attr(&self->lo, "queue/write_zeroes_max_bytes"), 0);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
+	check_zeroed(_metadata, self);
+	ASSERT_EQ(wofs_calls(WOFS, "fallocate"), 0);
+}
+
+TEST_F(io, discard)
+{
+	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	reattach(_metadata, self, variant, (struct loop_args){});
+	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN), 0);
+	ASSERT_GT(wofs_calls(WOFS, "fallocate"), 0);
+	check_zeroed(_metadata, self);
+	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
+}
+
+TEST_F(io, zeroout)
+{
+	long long writes;
+
+	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	reattach(_metadata, self, variant, (struct loop_args){});
+	writes = wofs_calls(WOFS, "write_bytes");
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
+	ASSERT_GT(wofs_calls(WOFS, "fallocate"), 0);
+	ASSERT_EQ(wofs_calls(WOFS, "write_bytes"), writes);
+	check_zeroed(_metadata, self);
+}
+
+/* Whether a file can do it is known only after the first try. */
+TEST_F(io, discard_nopunch)
+{
+	ASSERT_EQ(remount_wofs(WOFS, "fallocate,nopunch"), 0);
+	reattach(_metadata, self, variant, (struct loop_args){});
+	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
+	/* the ioctl hides that one */
+	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN), 0);
+	ASSERT_TRUE(wait_for(!loop_attr(&self->lo, "queue/discard_max_bytes"),
+			     SOON));
+	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN),
+		  -EOPNOTSUPP);
+	check_image(_metadata, self);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
+	check_zeroed(_metadata, self);
+}
+
+TEST_F(io, zeroout_nopunch)
+{
+	long long calls;
+
+	ASSERT_EQ(remount_wofs(WOFS, "fallocate,nopunch"), 0);
+	reattach(_metadata, self, variant, (struct loop_args){});
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
+	check_zeroed(_metadata, self);
+	ASSERT_TRUE(wait_for(!loop_attr(&self->lo,
+					"queue/write_zeroes_max_bytes"), SOON));
+	/* and then it is not tried any more */
+	calls = wofs_calls(WOFS, "fallocate");
+	ASSERT_GT(calls, 0);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS + ZERO_LEN,
+			     ZERO_LEN), 0);
+	ASSERT_EQ(wofs_calls(WOFS, "fallocate"), calls);
+}
+
+/* An error of ->fallocate() is not taken for "not supported". */
+TEST_F(io, zeroout_eio)
+{
+	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	reattach(_metadata, self, variant, (struct loop_args){});
+	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=fallocate"), 0);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN),
+		  -EIO);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN),
+		  -EIO);
+	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
+	check_zeroed(_metadata, self);
+}
+
+/* files without iter methods */
+/* What only ->read() and ->write() of a user's buffer show. */
+FIXTURE(window) {
+	struct loop lo;
+	int file;
+	int direct;
+	unsigned char *buf;
+};
+
+FIXTURE_VARIANT(window) {
+	const char *options;
+	bool read;			/* reads, too, are without ->read_iter */
+};
+
+FIXTURE_VARIANT_ADD(window, write) {
+	.options = "io=write",
+	.read = true,
+};
+
+FIXTURE_VARIANT_ADD(window, mixed) {
+	.options = "io=mixed",
+};
+
+static int window_attach(FIXTURE_DATA(window) *self)
+{
+	struct loop_args args = { .mode = O_RDWR };
+	int err;
+
+	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
+	if (self->file < 0)
+		return -errno;
+	args.file = self->file;
+	err = loop_attach(&self->lo, &args);
+	if (err)
+		return err;
+	self->direct = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
+	return self->direct < 0 ? -errno : 0;
+}
+
+static int window_detach(FIXTURE_DATA(window) *self)
+{
+	if (self->lo.fd >= 0) {
+		close(self->direct);
+		close(self->file);
+	}
+	return loop_detach(&self->lo);
+}
+
+FIXTURE_SETUP(window)
+{
+	int fd, err;
+
+	self->lo.fd = -1;
+	if (private_mounts(_metadata) ||
+	    mount_wofs(_metadata, WOFS, variant->options))
+		return;
+	self->buf = alloc_pages(SIZE);
+	ASSERT_NE(self->buf, NULL);
+	fd = make_file(IMAGE, SIZE);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(fchmod(fd, 0666), 0);
+	close(fd);
+	err = window_attach(self);
+	if (err == -EINVAL && no_user_window())
+		SKIP_NO_USER_WINDOW(return);
+	ASSERT_EQ(err, 0);
+}
+
+FIXTURE_TEARDOWN(window)
+{
+	EXPECT_EQ(window_detach(self), 0);
+	EXPECT_EQ(umount_soon(WOFS), 0);
+	free(self->buf);
+}
+
+/* The pages of the window are there before the file is called. */
+TEST_F(window, no_faults)
+{
+	struct iovec iov[128];
+	int nr;
+
+	pattern_fill(self->buf, SIZE, 0, NEW);
+	ASSERT_EQ(pwrite(self->direct, self->buf, SIZE, 0), (ssize_t)SIZE);
+	ASSERT_EQ(pwrite(self->lo.fd, self->buf, MIB(1), 100),
+		  (ssize_t)MIB(1));
+	ASSERT_EQ(fsync(self->lo.fd), 0);
+	nr = odd_pieces(iov, ARRAY_SIZE(iov), self->buf, KIB(300));
+	ASSERT_GT(nr, 0);
+	ASSERT_EQ(pwritev(self->direct, iov, nr, 0), (ssize_t)KIB(300));
+	ASSERT_EQ(preadv(self->direct, iov, nr, SECTOR), (ssize_t)KIB(300));
+	ASSERT_EQ(pread(self->direct, self->buf, SIZE, 0), (ssize_t)SIZE);
+
+	ASSERT_GT(wofs_calls(WOFS, "write"), 0);
+	if (variant->read)
+		ASSERT_GT(wofs_calls(WOFS, "read"), 0);
+	ASSERT_EQ(wofs_calls(WOFS, "faults"), 0);
+}
+
+#define OTHER_UID	4321
+
+static void *open_as_other(void *arg)
+{
+	int *fd = arg;
+
+	setfsuid(OTHER_UID);
+	*fd = open(IMAGE, O_RDWR | O_CLOEXEC);
+	return NULL;
+}
+
+/* The file is written by the one who has opened it. */
+TEST_F(window, credentials)
+{
+	struct loop_args args = { .file = -1, .mode = O_RDWR };
+	pthread_t thread;
+
+	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
+	ASSERT_EQ(wofs_calls(WOFS, "uid"), 0);
+
+	ASSERT_EQ(window_detach(self), 0);
+	ASSERT_EQ(pthread_create(&thread, NULL, open_as_other, &args.file), 0);
+	ASSERT_EQ(pthread_join(thread, NULL), 0);
+	ASSERT_GE(args.file, 0);
+	self->file = args.file;
+	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
+	self->direct = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_GE(self->direct, 0);
+	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
+	ASSERT_EQ(wofs_calls(WOFS, "uid"), OTHER_UID);
+}
+
+/* Wait for the inotify event @mask of the only watch. */
+static bool next_event(int fd, unsigned int mask)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct inotify_event event;
+
+	while (poll(&p, 1, SOON * 1000) == 1) {
+		if (read(fd, &event, sizeof(event)) != sizeof(event))
+			return false;
+		if (event.mask & mask)
+			return true;
+	}
+	return false;
+}
+
+TEST_F(window, inotify)
+{
+	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+
+	if (fd < 0 && !kernel_config("INOTIFY_USER"))
+		SKIP(return, "no inotify (CONFIG_INOTIFY_USER)");
+	ASSERT_GE(fd, 0);
+	ASSERT_GE(inotify_add_watch(fd, IMAGE, IN_MODIFY | IN_ACCESS), 0);
+	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
+	ASSERT_TRUE(next_event(fd, IN_MODIFY));
+	if (variant->read) {
+		ASSERT_EQ(pread(self->direct, self->buf, SECTOR, 0), SECTOR);
+		ASSERT_TRUE(next_event(fd, IN_ACCESS));
+	}
+	close(fd);
+}
+
+/*
+ * Deny all reads of the image, after telling through @report that it has
+ * begun, or why not. If this is killed nothing waits for an answer any more,
+ * so it must be the only one that has the file descriptor.
+ */
+static void deny_reads(int report)
+{
+	struct fanotify_event_metadata event;
+	int fd, err = 0;
+
+	fd = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC,
+			   O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fanotify_mark(fd, FAN_MARK_ADD, FAN_ACCESS_PERM, AT_FDCWD,
+				    IMAGE))
+		err = errno;
+	if (write(report, &err, sizeof(err)) != sizeof(err) || err)
+		return;
+	while (read(fd, &event, sizeof(event)) == sizeof(event)) {
+		struct fanotify_response response = {
+			.fd = event.fd,
+			.response = FAN_DENY,
+		};
+
+		if (write(fd, &response, sizeof(response)) < 0)
+			return;
+		close(event.fd);
+	}
+}
+
+TEST_F(window, fanotify_denies_read)
+{
+	int report[2], status, err;
+	pid_t pid;
+
+	/* Files that were opened before the mark are not asked about. */
+	ASSERT_EQ(window_detach(self), 0);
+	ASSERT_EQ(pipe(report), 0);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		deny_reads(report[1]);
+		_exit(1);
+	}
+	ASSERT_EQ(read(report[0], &err, sizeof(err)), sizeof(err));
+	if (err && !kernel_config("FANOTIFY_ACCESS_PERMISSIONS"))
+		SKIP(return, "CONFIG_FANOTIFY_ACCESS_PERMISSIONS is not set");
+	ASSERT_EQ(err, 0);
+	ASSERT_EQ(window_attach(self), 0);
+	/* ->read_iter is called by the driver itself, which nobody asks. */
+	EXPECT_EQ(pread(self->direct, self->buf, SECTOR, 0),
+		  variant->read ? -1 : SECTOR);
+	EXPECT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
+	ASSERT_EQ(kill(pid, SIGKILL), 0);
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	EXPECT_TRUE(WIFSIGNALED(status));
+	EXPECT_EQ(pread(self->direct, self->buf, SECTOR, 0), SECTOR);
+}
+
+/* end: files without iter methods */
+
+/*
+ * A file system that becomes full: a sparse file on a tmpfs with room for 16
+ * requests and a part of the next.
+ */
+FIXTURE(tmpfs) {
+	struct loop lo;
+	int direct;
+	unsigned char *buf;
+};
+
+#define FULL		BASE "/full"
+#define CHUNK		KIB(512)
+
+FIXTURE_SETUP(tmpfs)
+{
+	struct loop_args args = { .mode = O_RDWR };
+
+	self->lo.fd = -1;
+	if (private_mounts(_metadata))
+		return;
+	self->buf = alloc_pages(CHUNK);
+	ASSERT_NE(self->buf, NULL);
+	ASSERT_EQ(mkdir(FULL, 0755), 0);
+	ASSERT_EQ(mount("tmpfs", FULL, "tmpfs", 0, "size=8492k"), 0);
+	args.file = make_file(FULL "/image", MIB(64));
+	ASSERT_GE(args.file, 0);
+	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
+	close(args.file);
+	self->direct = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_GE(self->direct, 0);
+}
+
+FIXTURE_TEARDOWN(tmpfs)
+{
+	close(self->direct);
+	EXPECT_EQ(loop_detach(&self->lo), 0);
+	EXPECT_EQ(umount_soon(FULL), 0);
+	free(self->buf);
+}
+
+TEST_F(tmpfs, full)
+{
+	off_t pos;
+	int i;
+
+	for (i = 0; i < 16; i++) {
+		pos = i * CHUNK;
+		pattern_fill(self->buf, CHUNK, pos, NEW);
+		ASSERT_EQ(pwrite(self->direct, self->buf, CHUNK, pos),
+			  (ssize_t)CHUNK);
+	}
+	ASSERT_EQ(pwrite(self->direct, self->buf, CHUNK, i * CHUNK), -1);
+	ASSERT_EQ(errno, ENOSPC);
+	for (i = 0; i < 16; i++) {
+		pos = i * CHUNK;
+		ASSERT_EQ(pread(self->direct, self->buf, CHUNK, pos),
+			  (ssize_t)CHUNK);
+		ASSERT_EQ(pattern_verify(self->buf, CHUNK, pos, NEW), -1);
+	}
+}
+
+TEST_F(tmpfs, full_buffered)
+{
+	for (int i = 0; i < 17; i++) {
+		pattern_fill(self->buf, CHUNK, i * CHUNK, NEW);
+		ASSERT_EQ(pwrite(self->lo.fd, self->buf, CHUNK, i * CHUNK),
+			  (ssize_t)CHUNK);
+	}
+	ASSERT_EQ(fsync(self->lo.fd), -1);
+	/* buffer heads don't keep which error it was */
+	ASSERT_TRUE(errno == ENOSPC || errno == EIO);
+}
+
+/*
+ * The last one: if the driver deadlocks, there are tasks that cannot be killed,
+ * and a device that cannot be used any more.
+ */
+FIXTURE(limits) {
+	struct loop lo;
+	bool hung;
+};
+
+FIXTURE_SETUP(limits)
+{
+	struct loop_args args = { .mode = O_RDWR };
+
+	self->lo.fd = -1;
+	if (private_mounts(_metadata) ||
+	    mount_wofs(_metadata, WOFS, "fallocate,nopunch"))
+		return;
+	args.file = make_file(IMAGE, SIZE);
+	ASSERT_GE(args.file, 0);
+	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
+	close(args.file);
+}
+
+FIXTURE_TEARDOWN(limits)
+{
+	if (self->hung)
+		return;
+	EXPECT_EQ(loop_detach(&self->lo), 0);
+	EXPECT_EQ(umount_soon(WOFS), 0);
+}
+
+static void *change_max_sectors(void *arg)
+{
+	const struct loop *lo = arg;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/loop%d/queue/max_sectors_kb",
+		 lo->nr);
+	for (;;) {
+		write_text(path, "64");
+		write_text(path, "128");
+	}
+	return NULL;
+}
+
+/*
+ * ->fallocate() that is not supported makes loop change the queue limits, while
+ * others change them, and wait for all requests with the limits locked. Setting
+ * the block size makes loop try ->fallocate() again.
+ */
+static int change_limits(struct loop *lo)
+{
+	double end = now() + 3;
+	pthread_t thread;
+
+	for (int i = 0; i < 2; i++)
+		if (pthread_create(&thread, NULL, change_max_sectors, lo))
+			return 1;
+	for (int i = 0; i < 10 || now() < end; i++)
+		if (zero_range(lo->fd, BLKZEROOUT, 0, KIB(64)) ||
+		    ioctl(lo->fd, LOOP_SET_BLOCK_SIZE, i % 2 ? 1024 : 2048))
+			return 2;
+	return 0;
+}
+
+TEST_F_TIMEOUT(limits, no_deadlock, 60)
+{
+	int status;
+	pid_t pid;
+
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		/* Whoever reads our output doesn't wait for it, either. */
+		int null = open("/dev/null", O_RDWR);
+
+		dup2(null, STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		_exit(change_limits(&self->lo));
+	}
+	if (!wait_child(pid, &status, 20)) {
+		self->hung = true;
+		kill(pid, SIGKILL);
+		ASSERT_FALSE(self->hung)
+			TH_LOG("the device hangs");
+	}
+	ASSERT_TRUE(WIFEXITED(status));
+	ASSERT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST_HARNESS_MAIN

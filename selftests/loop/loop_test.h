@@ -1,0 +1,548 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Helpers for the tests of the loop driver.
+ *
+ * Everything is on file systems of the test's own, in a mount namespace of its
+ * own, and every loop device clears itself: what is killed leaves nothing.
+ *
+ * Most backing files are on wofs, the test file system that chooses which
+ * methods a file has and how its calls go wrong (CONFIG_TEST_WOFS).
+ *
+ * Functions return 0 or a negative errno unless said otherwise. Those that take
+ * _metadata assert, and return non-zero if they marked the test as skipped.
+ */
+#ifndef LOOP_TEST_H
+#define LOOP_TEST_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
+
+#include "../kselftest_harness.h"
+
+#define BASE		"/mnt"		/* a tmpfs of our own is mounted on it */
+#define WOFS		BASE "/wofs"
+#define LOG		BASE "/log"
+
+#define SECTOR		512
+#define KIB(n)		((size_t)(n) << 10)
+#define MIB(n)		((size_t)(n) << 20)
+
+/* How long to wait for what should happen at once. */
+#define SOON		10
+
+static __maybe_unused double now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+/* Wait until @condition holds, @seconds at most; its last value. */
+#define wait_for(condition, seconds)					\
+({									\
+	double __deadline = now() + (seconds);				\
+	bool __holds;							\
+									\
+	while (!(__holds = (condition)) && now() < __deadline)		\
+		poll(NULL, 0, 1);					\
+	__holds;							\
+})
+
+/* Read a small file of a pseudo file system as a string without newline. */
+static __maybe_unused int read_text(const char *path, char *buf, size_t size)
+{
+	ssize_t n;
+	int fd;
+
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, size - 1);
+	close(fd);
+	if (n < 0)
+		return -errno;
+	if (n && buf[n - 1] == '\n')
+		n--;
+	buf[n] = '\0';
+	return 0;
+}
+
+static __maybe_unused int write_text(const char *path, const char *text)
+{
+	ssize_t n;
+	int err = 0, fd;
+
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	n = write(fd, text, strlen(text));
+	if (n != (ssize_t)strlen(text))
+		err = n < 0 ? -errno : -EIO;
+	close(fd);
+	return err;
+}
+
+/*
+ * A private mount namespace with a tmpfs on BASE. Non-zero if the test has been
+ * marked as skipped.
+ */
+static __maybe_unused int private_mounts(struct __test_metadata *_metadata)
+{
+	if (geteuid())
+		SKIP(return -1, "needs root");
+	if (access("/dev/loop-control", F_OK))
+		SKIP(return -1, "no /dev/loop-control (CONFIG_BLK_DEV_LOOP)");
+	ASSERT_EQ(unshare(CLONE_NEWNS), 0);
+	ASSERT_EQ(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
+	ASSERT_EQ(mount("tmpfs", BASE, "tmpfs", 0, NULL), 0);
+	return 0;
+}
+
+/*
+ * Mount wofs on @dir, which is made, with the options of @options. Non-zero if
+ * the test has been marked as skipped.
+ */
+static __maybe_unused int mount_wofs(struct __test_metadata *_metadata,
+				     const char *dir, const char *options)
+{
+	ASSERT_EQ(mkdir(dir, 0755), 0);
+	if (mount("none", dir, "wofs", 0, options)) {
+		ASSERT_EQ(errno, ENODEV);
+		SKIP(return -1, "no wofs file system (CONFIG_TEST_WOFS)");
+	}
+	return 0;
+}
+
+/* Change the options of the wofs on @dir that @format names. */
+static __maybe_unused __printf(2, 3)
+int remount_wofs(const char *dir, const char *format, ...)
+{
+	char options[256];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(options, sizeof(options), format, args);
+	va_end(args);
+	return mount(NULL, dir, NULL, MS_REMOUNT, options) ? -errno : 0;
+}
+
+/* The counter @name of the wofs on @dir, -1 if it has none. */
+static __maybe_unused long long wofs_calls(const char *dir, const char *name)
+{
+	char path[128], key[32];
+	long long value, found = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/calls", dir);
+	f = fopen(path, "re");
+	if (!f)
+		return -1;
+	while (fscanf(f, "%31s %lld", key, &value) == 2)
+		if (!strcmp(key, name))
+			found = value;
+	fclose(f);
+	return found;
+}
+
+/* A new file of @size bytes, open for reading and writing. */
+static __maybe_unused int make_file(const char *path, off_t size)
+{
+	int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+
+	if (fd < 0)
+		return -errno;
+	if (ftruncate(fd, size)) {
+		int err = -errno;
+
+		close(fd);
+		return err;
+	}
+	return fd;
+}
+
+struct loop {
+	int fd;			/* keeps the device bound; -1: not attached */
+	int nr;
+	char dev[32];		/* path of the device */
+};
+
+struct loop_args {
+	int file;		/* open backing file */
+	int mode;		/* to open the device with; 0 is O_RDONLY */
+	__u32 flags;		/* LO_FLAGS_*, besides LO_FLAGS_AUTOCLEAR */
+	__u32 block_size;	/* bytes, 0: default */
+	__u64 offset;	/* bytes */
+	__u64 sizelimit;	/* bytes, 0: none */
+};
+
+static __maybe_unused int loop_configure(int fd, const struct loop_args *args)
+{
+	struct loop_config config = {
+		.fd = args->file,
+		.block_size = args->block_size,
+		.info.lo_flags = args->flags | LO_FLAGS_AUTOCLEAR,
+		.info.lo_offset = args->offset,
+		.info.lo_sizelimit = args->sizelimit,
+	};
+
+	return ioctl(fd, LOOP_CONFIGURE, &config) ? -errno : 0;
+}
+
+/* Open a loop device that is not bound. */
+static __maybe_unused int loop_open_free(struct loop *lo, int mode)
+{
+	int ctl, err = 0;
+
+	lo->fd = -1;
+	ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (ctl < 0)
+		return -errno;
+	lo->nr = ioctl(ctl, LOOP_CTL_GET_FREE);
+	if (lo->nr < 0) {
+		err = -errno;
+	} else {
+		snprintf(lo->dev, sizeof(lo->dev), "/dev/loop%d", lo->nr);
+		lo->fd = open(lo->dev, mode | O_CLOEXEC);
+		if (lo->fd < 0)
+			err = -errno;
+	}
+	close(ctl);
+	return err;
+}
+
+/*
+ * Bind a free loop device. Another process may be quicker: EBUSY from the
+ * ioctl, or ENXIO from open() if it has let go of the device again.
+ */
+static __maybe_unused int loop_attach(struct loop *lo,
+				      const struct loop_args *args)
+{
+	double deadline = now() + SOON;
+	int err;
+
+	do {
+		err = loop_open_free(lo, args->mode);
+		if (!err) {
+			err = loop_configure(lo->fd, args);
+			if (!err)
+				return 0;
+			close(lo->fd);
+			lo->fd = -1;
+		}
+	} while ((err == -EBUSY || err == -ENXIO) && now() < deadline);
+	return err;
+}
+
+static __maybe_unused bool loop_bound(const struct loop *lo)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/loop%d/loop", lo->nr);
+	return !access(path, F_OK);
+}
+
+/* Close the device and wait until it is free; others may have it open. */
+static __maybe_unused int loop_detach(struct loop *lo)
+{
+	if (lo->fd < 0)
+		return 0;
+	close(lo->fd);
+	lo->fd = -1;
+	return wait_for(!loop_bound(lo), SOON) ? 0 : -ETIMEDOUT;
+}
+
+/* Unmount @dir once the last fput() of what was there has been done. */
+static __maybe_unused int umount_soon(const char *dir)
+{
+	int ret;
+
+	wait_for(!(ret = umount(dir)) || errno != EBUSY, SOON);
+	return ret ? -errno : 0;
+}
+
+static __maybe_unused int loop_status(const struct loop *lo,
+				      struct loop_info64 *info)
+{
+	return ioctl(lo->fd, LOOP_GET_STATUS64, info) ? -errno : 0;
+}
+
+/* Size in bytes of the block device that @fd is open for, or -1. */
+static __maybe_unused long long device_size(int fd)
+{
+	__u64 size;
+
+	return ioctl(fd, BLKGETSIZE64, &size) ? -1 : (long long)size;
+}
+
+/* A number from /sys/block/loopN/@name, or -1. */
+static __maybe_unused long long loop_attr(const struct loop *lo,
+					  const char *name)
+{
+	char path[128], buf[64];
+
+	snprintf(path, sizeof(path), "/sys/block/loop%d/%s", lo->nr, name);
+	return read_text(path, buf, sizeof(buf)) ? -1 : atoll(buf);
+}
+
+/* Is CONFIG_@option set? -1 if the kernel doesn't tell. */
+static __maybe_unused int kernel_config(const char *option)
+{
+	char line[256], wanted[64];
+	int found = -1;
+	FILE *f;
+
+	f = popen("exec 2>/dev/null; zcat /proc/config.gz || cat /boot/config-$(uname -r)",
+		  "r");
+	if (!f)
+		return -1;
+	snprintf(wanted, sizeof(wanted), "CONFIG_%s=", option);
+	while (fgets(line, sizeof(line), f)) {
+		if (found < 0)
+			found = 0;
+		if (!strncmp(line, wanted, strlen(wanted)))
+			found = 1;
+	}
+	pclose(f);
+	return found;
+}
+
+/* Does the kernel have the function @name? */
+static __maybe_unused bool kernel_symbol(const char *name)
+{
+	char line[256], symbol[128];
+	bool found = false;
+	FILE *f;
+
+	f = fopen("/proc/kallsyms", "re");
+	if (!f)
+		return false;
+	while (!found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "%*s %*s %127s", symbol) == 1 &&
+			!strcmp(symbol, name);
+	fclose(f);
+	return found;
+}
+
+/*
+ * A file without iter methods was refused with EINVAL: because the kernel was
+ * built without support for it? If it was not, that is a failure.
+ */
+static __maybe_unused bool no_user_window(void)
+{
+	int set = kernel_config("BLK_DEV_LOOP_USER_WINDOW");
+
+	return set >= 0 ? !set : !kernel_symbol("user_window_create");
+}
+
+#define SKIP_NO_USER_WINDOW(statement)					\
+	SKIP(statement,							\
+	     "loop needs iter methods (CONFIG_BLK_DEV_LOOP_USER_WINDOW)")
+
+/*
+ * Data that depends on its position @pos, in bytes, and on @seed: data that is
+ * from elsewhere or from earlier is not taken for right.
+ */
+static __maybe_unused unsigned char pattern_byte(__u64 pos,
+						 unsigned int seed)
+{
+	__u64 x = (pos >> 3) + ((__u64)seed << 40) + 1;
+
+	x *= 0x9e3779b97f4a7c15ULL;
+	x ^= x >> 29;
+	x *= 0xbf58476d1ce4e5b9ULL;
+	return x >> ((pos & 7) * 8);
+}
+
+static __maybe_unused void pattern_fill(void *buf, size_t len, __u64 pos,
+					unsigned int seed)
+{
+	unsigned char *p = buf;
+
+	for (size_t i = 0; i < len; i++)
+		p[i] = pattern_byte(pos + i, seed);
+}
+
+/* The first byte of @buf that differs from the pattern, or -1. */
+static __maybe_unused ssize_t pattern_verify(const void *buf, size_t len,
+					     __u64 pos, unsigned int seed)
+{
+	const unsigned char *p = buf;
+
+	for (size_t i = 0; i < len; i++)
+		if (p[i] != pattern_byte(pos + i, seed))
+			return i;
+	return -1;
+}
+
+/* The first byte in which the buffers differ, or -1. */
+static __maybe_unused ssize_t find_difference(const void *a, const void *b,
+					      size_t len)
+{
+	const unsigned char *p = a, *q = b;
+
+	for (size_t i = 0; i < len; i++)
+		if (p[i] != q[i])
+			return i;
+	return -1;
+}
+
+/* Read or write @len bytes unless there is an error; 0 at the end of file. */
+static __maybe_unused ssize_t pread_full(int fd, void *buf, size_t len,
+					 off_t pos)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pread(fd, (char *)buf + done, len - done,
+				  pos + done);
+
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += n;
+	}
+	return done;
+}
+
+static __maybe_unused ssize_t pwrite_full(int fd, const void *buf, size_t len,
+					  off_t pos)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pwrite(fd, (const char *)buf + done, len - done,
+				   pos + done);
+
+		if (n < 0)
+			return -errno;
+		if (!n)
+			break;
+		done += n;
+	}
+	return done;
+}
+
+/* Memory for O_DIRECT. */
+static __maybe_unused void *alloc_pages(size_t size)
+{
+	void *p;
+
+	return posix_memalign(&p, 4096, size) ? NULL : p;
+}
+
+/*
+ * Run a shell command with its output in LOG; its exit status (127: command not
+ * found), or -1 if it was killed.
+ */
+static __maybe_unused __printf(1, 2)
+int run(const char *format, ...)
+{
+	char command[1024];
+	va_list args;
+	int n, status;
+
+	n = snprintf(command, sizeof(command),
+		     "PATH=$PATH:/usr/sbin:/sbin; exec >" LOG " 2>&1; ");
+	va_start(args, format);
+	vsnprintf(command + n, sizeof(command) - n, format, args);
+	va_end(args);
+	status = system(command);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Show what the last run() printed. */
+static __maybe_unused void print_log(void)
+{
+	char line[256];
+	FILE *f;
+
+	f = fopen(LOG, "re");
+	if (!f)
+		return;
+	while (fgets(line, sizeof(line), f))
+		fprintf(stderr, "#   %s", line);
+	fclose(f);
+}
+
+/* Is the program @name in the path? */
+static __maybe_unused bool have_program(const char *name)
+{
+	return !run("command -v %s", name);
+}
+
+/* Wait for a child for @seconds; true if it has ended. */
+static __maybe_unused bool wait_child(pid_t pid, int *status, double seconds)
+{
+	return wait_for(waitpid(pid, status, WNOHANG) == pid, seconds);
+}
+
+/* The kernel log, from now on. */
+static __maybe_unused int klog_open(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	if (lseek(fd, 0, SEEK_END) < 0) {
+		int err = -errno;
+
+		close(fd);
+		return err;
+	}
+	return fd;
+}
+
+/*
+ * Wait for a message that contains both strings, @seconds at most, and return
+ * whether there was one. With 0 seconds, look at what is there.
+ */
+static __maybe_unused bool klog_wait(int fd, const char *a, const char *b,
+				     double seconds)
+{
+	double deadline = now() + seconds;
+	char record[8192];
+
+	for (;;) {
+		ssize_t n = read(fd, record, sizeof(record) - 1);
+
+		if (n > 0) {
+			record[n] = '\0';
+			/* After the message come lines of the device. */
+			record[strcspn(record, "\n")] = '\0';
+			if (strstr(record, a) && strstr(record, b))
+				return true;
+		} else if (n < 0 && errno == EAGAIN) {
+			struct pollfd p = { .fd = fd, .events = POLLIN };
+			double left = deadline - now();
+
+			if (left <= 0)
+				return false;
+			poll(&p, 1, left * 1000 + 1);
+		} else if (n < 0 && errno != EPIPE) {
+			return false;
+		}
+	}
+}
+
+#endif /* LOOP_TEST_H */
