@@ -130,7 +130,7 @@ FIXTURE_TEARDOWN(refused)
 	close(self->file);
 }
 
-static int refuse(FIXTURE_DATA(refused) *self)
+static int refuse(FIXTURE_DATA(refused) * self)
 {
 	return loop_configure(self->lo.fd, &(struct loop_args){
 			.file = self->file,
@@ -226,7 +226,7 @@ FIXTURE_TEARDOWN(config)
 	EXPECT_EQ(umount_soon(WOFS), 0);
 }
 
-static int config_attach(FIXTURE_DATA(config) *self, struct loop_args args)
+static int config_attach(FIXTURE_DATA(config) * self, struct loop_args args)
 {
 	args.file = self->file;
 	args.mode = O_RDWR;
@@ -356,7 +356,7 @@ TEST_F(config, no_read_method)
 }
 
 static void check_read_only(struct __test_metadata *_metadata,
-			    FIXTURE_DATA(config) *self)
+			    FIXTURE_DATA(config) * self)
 {
 	char buf[SECTOR] = {};
 
@@ -423,7 +423,7 @@ TEST_F(config, recursion)
 /* files without iter methods */
 /* Bind a device to the image, opened with io=@io. -EINVAL: not supported. */
 static int attach_as(struct __test_metadata *_metadata,
-		     FIXTURE_DATA(config) *self, const char *io,
+		     FIXTURE_DATA(config) * self, const char *io,
 		     struct loop_args args)
 {
 	int err;
@@ -524,8 +524,6 @@ TEST_F(config, window_log)
 	close(fd);
 }
 
-/* end: files without iter methods */
-
 /* Life cycle, for each way to the backing file. */
 FIXTURE(life) {
 	struct loop lo;
@@ -552,8 +550,6 @@ FIXTURE_VARIANT_ADD(life, write) {
 	.options = "io=write",
 	.window = true,
 };
-
-/* end: files without iter methods */
 
 FIXTURE_SETUP(life)
 {
@@ -691,7 +687,7 @@ static const char * const caches[] = {
 };
 
 static void attach_cycles(struct __test_metadata *_metadata,
-			  FIXTURE_DATA(life) *self, unsigned int flags,
+			  FIXTURE_DATA(life) * self, unsigned int flags,
 			  int cycles)
 {
 	struct loop_args args = {
@@ -708,8 +704,7 @@ static void attach_cycles(struct __test_metadata *_metadata,
 
 TEST_F_TIMEOUT(life, cycles, 300)
 {
-	const char *env = getenv("LOOP_TEST_CYCLES");
-	int cycles = env ? atoi(env) : 1000;
+	int cycles = env_number("LOOP_TEST_CYCLES", 1000);
 	long long objects[ARRAY_SIZE(caches)], memory;
 	unsigned int i;
 
@@ -965,7 +960,7 @@ FIXTURE_TEARDOWN(cgroup)
 	EXPECT_EQ(rmdir_soon(group), 0);
 }
 
-static int write_mapped(FIXTURE_DATA(cgroup) *self)
+static int write_mapped(FIXTURE_DATA(cgroup) * self)
 {
 	if (write_child("cgroup.procs", "0"))
 		return 1;

@@ -28,23 +28,6 @@
 /* A file system that has not done it by then never will. */
 #define DEADLINE	120
 
-/* splitmix64 */
-static __u64 rnd(__u64 *rng)
-{
-	__u64 z = *rng += 0x9e3779b97f4a7c15;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-	return z ^ (z >> 31);
-}
-
-static unsigned long env_number(const char *name, unsigned long value)
-{
-	const char *s = getenv(name);
-
-	return s && *s ? strtoul(s, NULL, 0) : value;
-}
-
 static __u64 test_seed(void)
 {
 	__u64 seed = env_number("LOOP_TEST_SEED", time(NULL));

@@ -65,9 +65,7 @@ FIXTURE_VARIANT_ADD(io, mixed) {
 	.window = true,
 };
 
-/* end: files without iter methods */
-
-static int detach(FIXTURE_DATA(io) *self)
+static int detach(FIXTURE_DATA(io) * self)
 {
 	if (self->direct >= 0)
 		close(self->direct);
@@ -79,7 +77,7 @@ static int detach(FIXTURE_DATA(io) *self)
 }
 
 /* Open the image and bind a device to it, as @args says. */
-static int attach(FIXTURE_DATA(io) *self, const FIXTURE_VARIANT(io) *variant,
+static int attach(FIXTURE_DATA(io) * self, const FIXTURE_VARIANT(io) * variant,
 		  struct loop_args args)
 {
 	int err;
@@ -99,7 +97,7 @@ static int attach(FIXTURE_DATA(io) *self, const FIXTURE_VARIANT(io) *variant,
 }
 
 static void check_direct(struct __test_metadata *_metadata,
-			 FIXTURE_DATA(io) *self, bool direct)
+			 FIXTURE_DATA(io) * self, bool direct)
 {
 	struct loop_info64 info;
 
@@ -107,8 +105,8 @@ static void check_direct(struct __test_metadata *_metadata,
 	ASSERT_EQ(!!(info.lo_flags & LO_FLAGS_DIRECT_IO), direct);
 }
 
-static void reattach(struct __test_metadata *_metadata, FIXTURE_DATA(io) *self,
-		     const FIXTURE_VARIANT(io) *variant, struct loop_args args)
+static void reattach(struct __test_metadata *_metadata, FIXTURE_DATA(io) * self,
+		     const FIXTURE_VARIANT(io) * variant, struct loop_args args)
 {
 	ASSERT_EQ(detach(self), 0);
 	ASSERT_EQ(attach(self, variant, args), 0);
@@ -116,7 +114,7 @@ static void reattach(struct __test_metadata *_metadata, FIXTURE_DATA(io) *self,
 
 /* Fill the whole image with a pattern, not through the device. */
 static void fill_image(struct __test_metadata *_metadata,
-		       FIXTURE_DATA(io) *self, unsigned int seed)
+		       FIXTURE_DATA(io) * self, unsigned int seed)
 {
 	int fd = open(IMAGE, O_WRONLY | O_CLOEXEC);
 
@@ -137,7 +135,7 @@ static void read_image(struct __test_metadata *_metadata, void *buf)
 
 /* Neither the image nor the device may differ from the shadow anywhere. */
 static void check_image(struct __test_metadata *_metadata,
-			FIXTURE_DATA(io) *self)
+			FIXTURE_DATA(io) * self)
 {
 	read_image(_metadata, self->buf);
 	ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1)
@@ -683,7 +681,7 @@ static const off_t fail_at[] = { 0, KIB(64) + 1536, KIB(100) + 100, 7 };
  * may not claim more than was done, and has to have done what was possible.
  */
 static void check_failing(struct __test_metadata *_metadata,
-			  FIXTURE_DATA(io) *self, bool write,
+			  FIXTURE_DATA(io) * self, bool write,
 			  const char *fail, int error)
 {
 	for (unsigned int i = 0; i < ARRAY_SIZE(fail_at); i++) {
@@ -880,7 +878,7 @@ static int zero_range(int fd, unsigned long request, off_t pos, size_t len)
 #define ZERO_LEN	KIB(128)
 
 static void check_zeroed(struct __test_metadata *_metadata,
-			 FIXTURE_DATA(io) *self)
+			 FIXTURE_DATA(io) * self)
 {
 	memset(self->shadow + ZERO_POS, 0, ZERO_LEN);
 	check_image(_metadata, self);
@@ -1000,7 +998,7 @@ FIXTURE_VARIANT_ADD(window, mixed) {
 	.options = "io=mixed",
 };
 
-static int window_attach(FIXTURE_DATA(window) *self)
+static int window_attach(FIXTURE_DATA(window) * self)
 {
 	struct loop_args args = { .mode = O_RDWR };
 	int err;
@@ -1016,7 +1014,7 @@ static int window_attach(FIXTURE_DATA(window) *self)
 	return self->direct < 0 ? -errno : 0;
 }
 
-static int window_detach(FIXTURE_DATA(window) *self)
+static int window_detach(FIXTURE_DATA(window) * self)
 {
 	if (self->lo.fd >= 0) {
 		close(self->direct);
@@ -1197,8 +1195,6 @@ TEST_F(window, fanotify_denies_read)
 	EXPECT_TRUE(WIFSIGNALED(status));
 	EXPECT_EQ(pread(self->direct, self->buf, SECTOR, 0), SECTOR);
 }
-
-/* end: files without iter methods */
 
 /*
  * A file system that becomes full: a sparse file on a tmpfs with room for 16
