@@ -839,6 +839,59 @@ TEST_F_TIMEOUT(life, memory_limit, 120)
 	EXPECT_EQ(rmdir_soon(group), 0);
 }
 
+/* Writers in cgroups of their own: the driver has a worker for each. */
+#define WRITERS		4
+
+static int write_part(const char *dev, int part)
+{
+	const size_t len = KIB(8);
+	int fd = open(dev, O_RDWR | O_DIRECT | O_CLOEXEC);
+	void *buf = alloc_pages(len);
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/w%d/cgroup.procs", group, part);
+	if (fd < 0 || !buf || write_text(path, "0"))
+		return 1;
+	for (size_t pos = part * len; pos < SIZE; pos += WRITERS * len) {
+		pattern_fill(buf, len, pos, NEW);
+		if (pwrite_full(fd, buf, len, pos) != (ssize_t)len)
+			return 2;
+		if (pread_full(fd, buf, len, pos) != (ssize_t)len)
+			return 3;
+		if (pattern_verify(buf, len, pos, NEW) >= 0)
+			return 4;
+	}
+	return 0;
+}
+
+TEST_F_TIMEOUT(life, cgroup_writers, 60)
+{
+	pid_t pids[WRITERS];
+	char dir[80];
+	int status;
+
+	if (make_cgroup(_metadata))
+		return;
+	for (int i = 0; i < WRITERS; i++) {
+		snprintf(dir, sizeof(dir), "%s/w%d", group, i);
+		ASSERT_EQ(mkdir(dir, 0755), 0);
+		pids[i] = fork();
+		ASSERT_GE(pids[i], 0);
+		if (!pids[i])
+			_exit(write_part(self->lo.dev, i));
+	}
+	for (int i = 0; i < WRITERS; i++) {
+		ASSERT_EQ(waitpid(pids[i], &status, 0), pids[i]);
+		EXPECT_TRUE(WIFEXITED(status));
+		EXPECT_EQ(WEXITSTATUS(status), 0);
+		snprintf(dir, sizeof(dir), "%s/w%d", group, i);
+		EXPECT_EQ(rmdir_soon(dir), 0);
+	}
+	check_device(_metadata, &self->lo, SIZE, NEW);
+	EXPECT_EQ(rmdir_soon(child), 0);
+	EXPECT_EQ(rmdir_soon(group), 0);
+}
+
 /* Injected faults are told as that, or as nothing if it works without. */
 #define DEBUG		BASE "/debug"
 
