@@ -33,6 +33,7 @@
 #include <linux/sched.h>
 #include <linux/shmem_fs.h>
 #include <linux/swap.h>
+#include <linux/writeback.h>
 
 #include "../internal.h"
 
@@ -113,6 +114,8 @@ static int grab_init(struct kunit *test)
 	t->mapping = t->inode->i_mapping;
 	t->mapping->a_ops = &grab_aops;
 	mapping_set_gfp_mask(t->mapping, GFP_KERNEL);
+	/* Without a dirty folio nobody else does, and writeback counts there. */
+	inode_attach_wb(t->inode, NULL);
 	t->fail_at = -1;
 	test->priv = t;
 	return 0;
