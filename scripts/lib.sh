@@ -112,6 +112,7 @@ packages=(
 	util-linux:flock procps:ps ntfs-3g:mkntfs attr:setfattr
 	e2fsprogs:mkfs.ext4 dmsetup:dmsetup kmod:insmod shellcheck:shellcheck
 )
+mail_packages=(b4:b4 git-filter-repo:git-filter-repo)
 
 # need_packages: install what is missing, or say how and stop.
 need_packages() {
