@@ -111,6 +111,8 @@ packages=(
 	bc:bc git:git perl:perl python3:python3 xz-utils:xz rsync:rsync
 	util-linux:flock procps:ps ntfs-3g:mkntfs attr:setfattr
 	e2fsprogs:mkfs.ext4 dmsetup:dmsetup kmod:insmod shellcheck:shellcheck
+	ocfs2-tools:mkfs.ocfs2 f2fs-tools:mkfs.f2fs squashfs-tools:mksquashfs
+	wimtools:wimlib-imagex genisoimage:genisoimage
 )
 mail_packages=(b4:b4 git-filter-repo:git-filter-repo)
 

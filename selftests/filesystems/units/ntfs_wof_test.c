@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Reading files that Windows has compressed ("compact.exe /exe", WOF).
+ *
+ * A read of one page decompresses a chunk of 4 to 32 KiB, and fills all pages
+ * of the chunk if they can be had without waiting.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/xattr.h>
+
+#include "wof_image.h"
+
+/* Not a multiple of any chunk or page. */
+#define SIZE	(MIB(1) + 12345)
+
+#define THREADS	4
+
+struct volume {
+	struct image im;
+	size_t page;
+	int fd;			/* the file that is read */
+	const uint8_t *data;	/* and what it holds */
+};
+
+FIXTURE(ntfs_wof)
+{
+	struct volume vol;
+};
+
+FIXTURE_VARIANT(ntfs_wof)
+{
+	const char *compress;	/* options of wimlib-imagex */
+	off_t chunk;
+	uint32_t format;	/* on disk */
+};
+
+FIXTURE_VARIANT_ADD(ntfs_wof, xpress4k)
+{
+	.compress = "XPRESS --chunk-size=4K",
+	.chunk = KIB(4),
+	.format = 0,
+};
+
+FIXTURE_VARIANT_ADD(ntfs_wof, xpress8k)
+{
+	.compress = "XPRESS --chunk-size=8K",
+	.chunk = KIB(8),
+	.format = 2,
+};
+
+FIXTURE_VARIANT_ADD(ntfs_wof, xpress16k)
+{
+	.compress = "XPRESS --chunk-size=16K",
+	.chunk = KIB(16),
+	.format = 3,
+};
+
+FIXTURE_VARIANT_ADD(ntfs_wof, lzx)
+{
+	.compress = "LZX --chunk-size=32K",
+	.chunk = KIB(32),
+	.format = 1,
+};
+
+/* Text, noise and what looks like x86 calls, which LZX treats apart. */
+static void make_data(uint8_t *buf)
+{
+	static const char text[] = "the quick brown fox ";
+
+	for (off_t pos = 0; pos < SIZE; pos++) {
+		if (pos % 16 < 8)
+			buf[pos] = text[(pos / 16 + pos) % (sizeof(text) - 1)];
+		else if (pos % 16 == 8)
+			buf[pos] = 0xe8;
+		else if (pos % 16 < 11)
+			buf[pos] = pattern(pos, 1);
+		else
+			buf[pos] = 0;
+	}
+}
+
+/*
+ * The data of the file itself is a hole.  Non-zero if the test has been marked
+ * as skipped.
+ */
+static int make_image(struct __test_metadata *_metadata, struct image *im,
+		      const char *compress, uint32_t format,
+		      const uint8_t *data)
+{
+	const uint32_t attributes = htole32(0x420);
+	char path[64];
+	int err;
+
+	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c 4096 %s", im->path));
+	ASSERT_EQ(0, image_run("truncate -s %ld %s/hole && ntfscp -q %s %s/hole file",
+			       SIZE, im->dir, im->path, im->dir));
+	wof_compress(_metadata, im, "file", data, SIZE, compress, format);
+
+	err = image_mount(im, "ntfs", 0, NULL);
+	if (err == -ENODEV)
+		SKIP(return err, "no ntfs (CONFIG_NTFS_FS)");
+	ASSERT_EQ(0, err);
+	snprintf(path, sizeof(path), "%s/file", im->mnt);
+	ASSERT_EQ(0, setxattr(path, "system.ntfs_attrib", &attributes,
+			      sizeof(attributes), 0));
+	ASSERT_EQ(0, image_umount(im));
+	return 0;
+}
+
+FIXTURE_SETUP(ntfs_wof)
+{
+	struct volume *vol = &self->vol;
+	uint8_t *data = malloc(SIZE);
+	char path[64];
+
+	vol->fd = -1;
+	vol->page = sysconf(_SC_PAGESIZE);
+	ASSERT_NE(NULL, data);
+	make_data(data);
+	vol->data = data;
+
+	if (!image_have("wimlib-imagex"))
+		SKIP(return, "no wimlib-imagex");
+	if (!image_have("mkntfs") || !image_have("ntfscp"))
+		SKIP(return, "no mkntfs or ntfscp");
+	if (image_setup(&vol->im, _metadata, MIB(16)))
+		return;
+	if (make_image(_metadata, &vol->im, variant->compress, variant->format,
+		       data))
+		return;
+
+	ASSERT_EQ(0, image_mount(&vol->im, "ntfs", MS_RDONLY, NULL));
+	snprintf(path, sizeof(path), "%s/file", vol->im.mnt);
+	vol->fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (vol->fd < 0 && errno == EOPNOTSUPP)
+		SKIP(return, "no CONFIG_NTFS_FS_WOF_COMPRESSION");
+	ASSERT_GE(vol->fd, 0);
+}
+
+FIXTURE_TEARDOWN(ntfs_wof)
+{
+	if (self->vol.fd >= 0)
+		close(self->vol.fd);
+	image_teardown(&self->vol.im);
+	free((void *)self->vol.data);
+}
+
+/* Read [pos, pos + len) and compare. */
+static bool reads_right(const struct volume *vol, off_t pos, size_t len)
+{
+	uint8_t buf[len];
+	ssize_t n;
+
+	n = pread(vol->fd, buf, len, pos);
+	return n == (pos + (off_t)len > SIZE ? SIZE - pos : (off_t)len) &&
+	       !memcmp(buf, vol->data + pos, n);
+}
+
+static void forget(const struct volume *vol, off_t pos, off_t len)
+{
+	if (posix_fadvise(vol->fd, pos, len, POSIX_FADV_DONTNEED))
+		ksft_exit_fail_perror("fadvise");
+}
+
+TEST_F(ntfs_wof, sequential)
+{
+	static const size_t sizes[] = { 1000, 4096, 65536 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		drop_clean_caches();
+		for (off_t pos = 0; pos < SIZE; pos += sizes[i]) {
+			ASSERT_TRUE(reads_right(&self->vol, pos, sizes[i]))
+				TH_LOG("%zu bytes at %lld", sizes[i],
+				       (long long)pos);
+		}
+	}
+}
+
+struct reader {
+	const struct volume *vol;
+	unsigned int seed;
+	bool wrong;
+};
+
+/* Read pages here and there, and forget others. */
+static void *read_randomly(void *arg)
+{
+	struct reader *reader = arg;
+	size_t page = reader->vol->page;
+	off_t pages = SIZE / page;
+
+	for (int i = 0; i < 300 && !reader->wrong; i++) {
+		off_t pos = rand_r(&reader->seed) % pages * page;
+		off_t old = rand_r(&reader->seed) % pages * page;
+
+		forget(reader->vol, old, (1 + rand_r(&reader->seed) % 3) * page);
+		reader->wrong = !reads_right(reader->vol, pos, page);
+	}
+	return NULL;
+}
+
+TEST_F(ntfs_wof, random)
+{
+	struct reader reader = { .vol = &self->vol, .seed = 1 };
+
+	read_randomly(&reader);
+	EXPECT_FALSE(reader.wrong);
+}
+
+/* For in_child(). */
+static void read_concurrently(void *arg)
+{
+	struct reader readers[THREADS];
+	pthread_t threads[THREADS];
+	bool wrong = false;
+
+	for (int i = 0; i < THREADS; i++) {
+		readers[i] = (struct reader) { .vol = arg, .seed = i };
+		if (pthread_create(&threads[i], NULL, read_randomly,
+				   &readers[i]))
+			_exit(2);
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(threads[i], NULL);
+		wrong |= readers[i].wrong;
+	}
+	_exit(wrong);
+}
+
+TEST_F_TIMEOUT(ntfs_wof, concurrent, 5 * SOON)
+{
+	EXPECT_EQ(0, in_child(read_concurrently, &self->vol, 4 * SOON));
+}
+
+struct rereader {
+	const struct volume *vol;
+	atomic_bool stop;
+	bool wrong;
+};
+
+/* Read the first page, which is in the page cache all the time. */
+static void *reread(void *arg)
+{
+	struct rereader *rereader = arg;
+	const struct volume *vol = rereader->vol;
+
+	while (!rereader->wrong && !rereader->stop)
+		rereader->wrong = !reads_right(vol, 0, vol->page);
+	return NULL;
+}
+
+/*
+ * To fill a page of a chunk, the chunk is decompressed: not into the pages of
+ * it that are uptodate, and may be read meanwhile.
+ */
+TEST_F(ntfs_wof, uptodate_pages_are_stable)
+{
+	struct volume *vol = &self->vol;
+	struct rereader rereader = { .vol = vol };
+	off_t last = variant->chunk - vol->page;
+	double end = now() + 2;
+	bool wrong = false;
+	pthread_t thread;
+
+	/* where a page is a chunk, the neighbours are two chunks */
+	if (last <= 0)
+		last = vol->page;
+	ASSERT_TRUE(reads_right(vol, 0, last + vol->page));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, reread, &rereader));
+	while (!wrong && now() < end) {
+		forget(vol, last, vol->page);
+		wrong = !reads_right(vol, last, vol->page);
+	}
+	rereader.stop = true;
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	EXPECT_FALSE(wrong);
+	EXPECT_FALSE(rereader.wrong);
+}
+
+TEST_HARNESS_MAIN
