@@ -49,6 +49,7 @@ set_work() {
 	linux=$work/linux
 	build=$work/build
 	log=$work/log
+	ksft=$work/kselftest
 	kunit_linux=$work/kunit-linux
 	mkdir -p "$log"
 }
@@ -238,6 +239,22 @@ configure_uml() {
 build_uml() {
 	run "$1: configure" "$4" configure_uml "$2" "$3" "${5:-}" &&
 		run "$1: build" "$4" kmake -C "$2" O="$3" linux modules
+}
+
+# collections: the kselftests that the series adds
+collections() {
+	git_fixed -C "$linux" diff --name-only --diff-filter=A base series -- tools/testing/selftests |
+		sed -n 's,^tools/testing/selftests/\(.*\)/Makefile$,\1,p' | paste -sd' '
+}
+
+# build_kselftests: to $ksft/install
+build_kselftests() { run "build the kselftests" "$log/kselftest-build" make_kselftests; }
+make_kselftests() {
+	make -C "$linux" -j"$jobs" O="$work/headers" headers &&
+		rm -rf "$ksft/install" &&
+		make -C "$linux/tools/testing/selftests" -j"$jobs" O="$ksft" TARGETS="$(collections)" \
+			KHDR_INCLUDES="-isystem $work/headers/usr/include" \
+			INSTALL_PATH="$ksft/install" FORCE_TARGETS=1 install
 }
 
 # The copy of the patched tree that KUnit is built from, apart from $linux: the
