@@ -10,7 +10,7 @@
  * use write(2): a root file system in a file on NTFS.
  *
  * LOOP_TEST_TREE=DIR  the directory that is copied
- * LOOP_TEST_FILES=N   so many of its files, the first by name (default 4000)
+ * LOOP_TEST_FILES=N   so many of its files, the first by name (default 2000)
  * LOOP_TEST_SEED=N    repeat the run which printed that seed
  */
 #include "loop_test.h"
@@ -403,7 +403,7 @@ static unsigned long walk_tree(struct __test_metadata *_metadata,
 static void copy_tree(struct __test_metadata *_metadata, struct loop *loop,
 		      bool direct, unsigned int limit)
 {
-	unsigned long files, max = env_number("LOOP_TEST_FILES", 4000);
+	unsigned long files, max = env_number("LOOP_TEST_FILES", 2000);
 	const char *tree = find_tree();
 	double start = now();
 
