@@ -7,7 +7,6 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <stdatomic.h>
 #include <sys/xattr.h>
 
 #include "wof_image.h"
@@ -16,6 +15,7 @@
 #define SIZE	(MIB(1) + 12345)
 
 #define THREADS	4
+#define CLUSTER	4096
 
 struct volume {
 	struct image im;
@@ -93,7 +93,8 @@ static int make_image(struct __test_metadata *_metadata, struct image *im,
 	char path[64];
 	int err;
 
-	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c 4096 %s", im->path));
+	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c %d %s", CLUSTER,
+			       im->path));
 	ASSERT_EQ(0, image_run("truncate -s %ld %s/hole && ntfscp -q %s %s/hole file",
 			       SIZE, im->dir, im->path, im->dir));
 	wof_compress(_metadata, im, "file", data, SIZE, compress, format);
@@ -234,49 +235,61 @@ TEST_F_TIMEOUT(ntfs_wof, concurrent, 5 * SOON)
 	EXPECT_EQ(0, in_child(read_concurrently, &self->vol, 4 * SOON));
 }
 
-struct rereader {
-	const struct volume *vol;
-	atomic_bool stop;
-	bool wrong;
-};
-
-/* Read the first page, which is in the page cache all the time. */
-static void *reread(void *arg)
+/* Where the compressed data begins in the image. */
+static off_t find_stream(struct __test_metadata *_metadata,
+			 const struct volume *vol, int image)
 {
-	struct rereader *rereader = arg;
-	const struct volume *vol = rereader->vol;
+	uint8_t want[512], got[sizeof(want)];
+	int fd = open(IMAGE_DIR "/stream", O_RDONLY | O_CLOEXEC);
+	off_t pos = 0;
 
-	while (!rereader->wrong && !rereader->stop)
-		rereader->wrong = !reads_right(vol, 0, vol->page);
-	return NULL;
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(sizeof(want), read(fd, want, sizeof(want)));
+	close(fd);
+	for (;; pos += CLUSTER) {
+		ASSERT_EQ(sizeof(got), pread(image, got, sizeof(got), pos));
+		if (!memcmp(got, want, sizeof(got)))
+			return pos;
+	}
 }
 
 /*
  * To fill a page of a chunk, the chunk is decompressed: not into the pages of
- * it that are uptodate, and may be read meanwhile.
+ * it that are uptodate, and may be read meanwhile.  That can be seen if
+ * something else comes out.
  */
 TEST_F(ntfs_wof, uptodate_pages_are_stable)
 {
 	struct volume *vol = &self->vol;
-	struct rereader rereader = { .vol = vol };
-	off_t last = variant->chunk - vol->page;
-	double end = now() + 2;
-	bool wrong = false;
-	pthread_t thread;
+	off_t chunks = (SIZE + variant->chunk - 1) / variant->chunk;
+	/* where a page is a chunk, the neighbour is of another */
+	bool alone = variant->chunk <= (off_t)vol->page;
+	off_t lost = alone ? 0 : variant->chunk - vol->page;
+	off_t kept = alone ? vol->page : 0;
+	uint8_t good[64], bad[sizeof(good)], buf[vol->page];
+	int image = open(vol->im.path, O_RDWR | O_CLOEXEC);
+	off_t pos;
 
-	/* where a page is a chunk, the neighbours are two chunks */
-	if (last <= 0)
-		last = vol->page;
-	ASSERT_TRUE(reads_right(vol, 0, last + vol->page));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, reread, &rereader));
-	while (!wrong && now() < end) {
-		forget(vol, last, vol->page);
-		wrong = !reads_right(vol, last, vol->page);
-	}
-	rereader.stop = true;
-	ASSERT_EQ(0, pthread_join(thread, NULL));
-	EXPECT_FALSE(wrong);
-	EXPECT_FALSE(rereader.wrong);
+	ASSERT_GE(image, 0);
+	/* a table of all chunks but the first comes before the chunks */
+	pos = find_stream(_metadata, vol, image) + 4 * (chunks - 1);
+	ASSERT_EQ(sizeof(good), pread(image, good, sizeof(good), pos));
+	for (size_t i = 0; i < sizeof(bad); i++)
+		bad[i] = ~good[i];
+
+	ASSERT_TRUE(reads_right(vol, lost, vol->page));
+	ASSERT_TRUE(reads_right(vol, kept, vol->page));
+	ASSERT_EQ(sizeof(bad), pwrite(image, bad, sizeof(bad), pos));
+	forget(vol, lost, vol->page);
+	if (pread(vol->fd, buf, vol->page, lost) == (ssize_t)vol->page)
+		EXPECT_NE(0, memcmp(buf, vol->data + lost, vol->page));
+	EXPECT_TRUE(reads_right(vol, kept, vol->page));
+
+	ASSERT_EQ(sizeof(good), pwrite(image, good, sizeof(good), pos));
+	close(image);
+	drop_clean_caches();
+	EXPECT_TRUE(reads_right(vol, lost, vol->page));
+	EXPECT_TRUE(reads_right(vol, kept, vol->page));
 }
 
 TEST_HARNESS_MAIN

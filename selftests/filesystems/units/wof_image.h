@@ -88,10 +88,10 @@ static void wof_compress(struct __test_metadata *_metadata, struct image *im,
 	extract_compressed(_metadata, path, len, IMAGE_DIR "/stream");
 	ASSERT_EQ(0, image_run("ntfscp -q -N WofCompressedData %s %s/stream %s",
 			       im->path, im->dir, name));
-	save(_metadata, IMAGE_DIR "/stream", reparse_point,
+	save(_metadata, IMAGE_DIR "/reparse_point", reparse_point,
 	     sizeof(reparse_point));
-	ASSERT_EQ(0, image_run("ntfscp -q -a 0xC0 %s %s/stream %s", im->path,
-			       im->dir, name));
+	ASSERT_EQ(0, image_run("ntfscp -q -a 0xC0 %s %s/reparse_point %s",
+			       im->path, im->dir, name));
 }
 
 #endif /* WOF_IMAGE_H */
