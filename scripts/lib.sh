@@ -17,6 +17,7 @@ linux_source='linux-source-7.3'
 linux_version=7.3.4-1~bpo13+1
 linux_suite=trixie-backports
 linux_more_suites="forky sid"	# where a successor is looked for
+topics='patches/*'		# the directories of patches for it, in $repo
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 jobs=${jobs:-$(nproc)}
@@ -56,6 +57,29 @@ set_work() {
 
 find_cache
 set_work "${GRAB_FOLIOS_WORK:-$cache}"
+
+# use_linux VERSION: another kernel of Debian's, in a directory of its own: 7.2
+# for patches/ on an older kernel, 6.12 for the backports in stable/
+use_linux() {
+	case $1 in
+	7.2) linux_version=7.2.12-1~bpo13+1 linux_suite=trixie-backports ;;
+	6.12) linux_version=6.12.117-1 linux_suite=trixie topics='stable/6.12' ;;
+	*) die "--linux $1: 7.2 or 6.12 (without the option it is ${linux_source#linux-source-})" ;;
+	esac
+	linux_source=linux-source-$1 linux_more_suites=bookworm-backports
+	set_work "$cache/linux-$1"
+}
+
+# users_tree: is this the clone of a tree that a user gave?
+users_tree() { [[ $work == "$cache"/tree-* ]]; }
+
+# topic_dirs: the directories of the topics, in order
+topic_dirs() {
+	local d
+	for d in "$repo"/$topics/; do
+		[[ ! -d $d ]] || printf '%s\n' "${d%/}"
+	done | sort
+}
 
 # lock: one run at a time per cache; a script started by the holder passes.
 lock() {
