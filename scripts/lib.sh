@@ -140,6 +140,7 @@ packages=(
 	wimtools:wimlib-imagex genisoimage:genisoimage
 )
 mail_packages=(b4:b4 git-filter-repo:git-filter-repo)
+quick_packages=(codespell:codespell)	# of scripts/series check --quick
 
 # need_packages: install what is missing, or say how and stop.
 need_packages() {
