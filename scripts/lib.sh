@@ -17,6 +17,7 @@ linux_source='linux-source-7.3'
 linux_version=7.3.4-1~bpo13+1
 linux_suite=trixie-backports
 linux_more_suites="forky sid"	# where a successor is looked for
+topics='patches/*'		# the directories of patches for it, in $repo
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 jobs=${jobs:-$(nproc)}
@@ -56,6 +57,29 @@ set_work() {
 
 find_cache
 set_work "${GRAB_FOLIOS_WORK:-$cache}"
+
+# use_linux VERSION: another kernel of Debian's, in a directory of its own: 7.2
+# for patches/ on an older kernel, 6.12 for the backports in stable/
+use_linux() {
+	case $1 in
+	7.2) linux_version=7.2.12-1~bpo13+1 linux_suite=trixie-backports ;;
+	6.12) linux_version=6.12.117-1 linux_suite=trixie topics='stable/6.12' ;;
+	*) die "--linux $1: 7.2 or 6.12 (without the option it is ${linux_source#linux-source-})" ;;
+	esac
+	linux_source=linux-source-$1 linux_more_suites=bookworm-backports
+	set_work "$cache/linux-$1"
+}
+
+# users_tree: is this the clone of a tree that a user gave?
+users_tree() { [[ $work == "$cache"/tree-* ]]; }
+
+# topic_dirs: the directories of the topics, in order
+topic_dirs() {
+	local d
+	for d in "$repo"/$topics/; do
+		[[ ! -d $d ]] || printf '%s\n' "${d%/}"
+	done | sort
+}
 
 # lock: one run at a time per cache; a script started by the holder passes.
 lock() {
@@ -117,6 +141,7 @@ packages=(
 )
 mail_packages=(b4:b4 git-filter-repo:git-filter-repo)
 bench_packages=(qemu-system-x86:qemu-system-x86_64 fio:fio gnuplot-nox:gnuplot libelf-dev:/usr/include/libelf.h)
+quick_packages=(codespell:codespell)	# of scripts/series check --quick
 
 # need_packages: install what is missing, or say how and stop.
 need_packages() {
@@ -210,9 +235,9 @@ new_symbols() {
 	sed -n 's/^+\(menu\)\{0,1\}config \([A-Z0-9_]*\)$/CONFIG_\2/p' "$repo"/patches/*/*.patch
 }
 
-# configure TREE BUILD MODE FRAGMENT...: the fragments over the defaults of
+# configure_kernel TREE BUILD MODE FRAGMENT...: the fragments over the defaults of
 # $arch. In mode "base" symbols that only the series has may be absent.
-configure() {
+configure_kernel() {
 	local tree=$1 out=$2 mode=$3 line absent=''
 	shift 3
 	mkdir -p "$out"
@@ -243,7 +268,7 @@ build_kernel() {
 	local what=$1 tree=$2 out=$3 file=$4 target=linux
 	shift 4
 	[[ $arch == um ]] || target=bzImage
-	run "$what: configure" "$file" configure "$tree" "$out" "$@" &&
+	run "$what: configure" "$file" configure_kernel "$tree" "$out" "$@" &&
 		run "$what: build" "$file" kmake -C "$tree" O="$out" "$target" modules
 }
 kernel_image() { if [[ $arch == um ]]; then echo "$1/linux"; else echo "$1/arch/x86/boot/bzImage"; fi; }
