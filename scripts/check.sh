@@ -66,9 +66,9 @@ am_patch() {
 	return 1
 }
 
-# "uptodate" is what the page cache calls it
+# the kernel's own words
 spelling() {
-	sed -n '/^Subject:/,/^---$/p;/^+++ /d;s/^+//p' "$1" | codespell -L uptodate - || :
+	sed -n '/^Subject:/,/^---$/p;/^+++ /d;s/^+//p' "$1" | codespell -L uptodate,iput,filp,inflight - || :
 }
 
 check_text() {
