@@ -197,7 +197,7 @@ kselftests() {
 # A program of a kselftest that is not in the .gitignore beside it
 not_ignored() {
 	local file
-	find "$work/check-kselftest/$1" -maxdepth 1 -type f -perm -u+x -printf '%f\n' | while IFS= read -r file; do
+	find "$work/check-kselftest/kselftest/$1" -maxdepth 1 -type f -perm -u+x -printf '%f\n' | while IFS= read -r file; do
 		grep -qxF -- "$file" "$src/tools/testing/selftests/$1/.gitignore" ||
 			echo "tools/testing/selftests/$1/.gitignore: $file is missing"
 	done
