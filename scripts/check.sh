@@ -53,7 +53,7 @@ new_complaints() {
 	complaints "$@" >"$found.before"
 	c checkout -q --detach "$head"
 	awk '{ line = $0; gsub(/:[0-9]+/, ":", line) }
-		NR == FNR { old[line]; next } /: failed, see / || !(line in old)' \
+		FILENAME == ARGV[1] { old[line]; next } /: failed, see / || !(line in old)' \
 		"$found.before" "$found" >"$found.new"
 	mv "$found.new" "$found"
 }
