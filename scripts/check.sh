@@ -282,7 +282,7 @@ check_topic() {
 # --- coccinelle ---------------------------------------------------------------
 
 # cocci FILE...: all reports, as scripts/coccicheck makes them, which takes one
-# file or a directory
+# file or a directory; two of them want an OCaml compiler and say so
 cocci() {
 	local script options
 	while IFS= read -r script; do
@@ -293,7 +293,7 @@ cocci() {
 }
 cocci_at() {
 	c checkout -q -f --detach "$1"
-	(cd "$src" && cocci "${@:2}") | sed 's/:[0-9-]*/:/g' | sort -u
+	(cd "$src" && cocci "${@:2}") | sed 's/:[0-9-]*/:/g;s/ line [0-9]*/ line/g' | sort -u
 }
 
 # check_cocci: the files of the whole series, with it and without it
