@@ -112,7 +112,7 @@ configure() {
 	local out=$work/check-$1
 	mkdir -p "$out"
 	{
-		uml_config
+		uml_fragments | xargs -rd '\n' cat
 		[[ $1 == um ]] || sed '/KASAN/d' "$repo/kunit/x86_64.config"
 	} >"$out/.config"
 	make -s -C "$src" ARCH="$1" O="$out" olddefconfig

@@ -140,6 +140,7 @@ packages=(
 	wimtools:wimlib-imagex genisoimage:genisoimage
 )
 mail_packages=(b4:b4 git-filter-repo:git-filter-repo)
+bench_packages=(qemu-system-x86:qemu-system-x86_64 fio:fio gnuplot-nox:gnuplot libelf-dev:/usr/include/libelf.h)
 quick_packages=(codespell:codespell)	# of scripts/series check --quick
 
 # need_packages: install what is missing, or say how and stop.
@@ -220,12 +221,13 @@ $dirty"
 
 # --- kernels -----------------------------------------------------------------
 
-kmake() { make -j"$jobs" ARCH=um "$@"; }
+arch=um
+kmake() { make -j"$jobs" ARCH="$arch" "$@"; }
 
-# uml_config: what the kernels that are booted here need, and the kselftests
-uml_config() {
-	cat "$repo/kunit/uml.config"
-	[[ ! -d $repo/selftests ]] || find "$repo/selftests" -name config | sort | xargs -rd '\n' cat
+# uml_fragments: what the kernel needs that runs the kselftests
+uml_fragments() {
+	printf '%s\n' "$repo/kunit/uml.config"
+	[[ ! -d $repo/selftests ]] || find "$repo/selftests" -name config | sort
 }
 
 # new_symbols: the configuration symbols that only the series has
@@ -233,12 +235,13 @@ new_symbols() {
 	sed -n 's/^+\(menu\)\{0,1\}config \([A-Z0-9_]*\)$/CONFIG_\2/p' "$repo"/patches/*/*.patch
 }
 
-# configure_uml TREE BUILD [base]: uml_config over the defaults. With "base"
-# symbols that only the series has may be absent.
-configure_uml() {
-	local tree=$1 out=$2 mode=${3:-} line absent=''
+# configure_kernel TREE BUILD MODE FRAGMENT...: the fragments over the defaults of
+# $arch. In mode "base" symbols that only the series has may be absent.
+configure_kernel() {
+	local tree=$1 out=$2 mode=$3 line absent=''
+	shift 3
 	mkdir -p "$out"
-	uml_config >"$out/.config.want"
+	cat "$@" >"$out/.config.want"
 	if ! cmp -s "$out/.config.want" "$out/.config.had" || [[ ! -f $out/.config ]]; then
 		rm -f "$out/.config.had"
 		cp "$out/.config.want" "$out/.config"
@@ -252,18 +255,29 @@ configure_uml() {
 		*=n) ! grep -q "^${line%=n}=" "$out/.config" ;;
 		*) grep -qxF -- "$line" "$out/.config" ;;
 		esac || {
-			echo "$line did not survive olddefconfig: see kunit/uml.config and selftests/**/config"
+			echo "$line did not survive olddefconfig; it is from one of: $*"
 			return 1
 		}
-	done < <(uml_config)
+	done <"$out/.config.want"
 	cp "$out/.config.want" "$out/.config.had"
 }
 
-# build_uml WHAT TREE BUILD LOG [base]: the kernel is BUILD/linux; scripts/vm
-# loads the modules beside it
+# build_kernel WHAT TREE BUILD LOG MODE FRAGMENT...: for $arch, with modules;
+# scripts/vm boots kernel_image BUILD, and loads the modules
+build_kernel() {
+	local what=$1 tree=$2 out=$3 file=$4 target=linux
+	shift 4
+	[[ $arch == um ]] || target=bzImage
+	run "$what: configure" "$file" configure_kernel "$tree" "$out" "$@" &&
+		run "$what: build" "$file" kmake -C "$tree" O="$out" "$target" modules
+}
+kernel_image() { if [[ $arch == um ]]; then echo "$1/linux"; else echo "$1/arch/x86/boot/bzImage"; fi; }
+
+# build_uml WHAT TREE BUILD LOG [base]: the kernel of the kselftests
 build_uml() {
-	run "$1: configure" "$4" configure_uml "$2" "$3" "${5:-}" &&
-		run "$1: build" "$4" kmake -C "$2" O="$3" linux modules
+	local fragments
+	mapfile -t fragments < <(uml_fragments)
+	build_kernel "$1" "$2" "$3" "$4" "${5:-}" "${fragments[@]}"
 }
 
 # collections: the kselftests that the series adds
