@@ -53,7 +53,7 @@ new_complaints() {
 	complaints "$@" >"$found.before"
 	c checkout -q --detach "$head"
 	awk '{ line = $0; gsub(/:[0-9]+/, ":", line) }
-		NR == FNR { old[line]; next } /: failed, see / || !(line in old)' \
+		FILENAME == ARGV[1] { old[line]; next } /: failed, see / || !(line in old)' \
 		"$found.before" "$found" >"$found.new"
 	mv "$found.new" "$found"
 }
@@ -66,9 +66,9 @@ am_patch() {
 	return 1
 }
 
-# "uptodate" is what the page cache calls it
+# the kernel's own words
 spelling() {
-	sed -n '/^Subject:/,/^---$/p;/^+++ /d;s/^+//p' "$1" | codespell -L uptodate - || :
+	sed -n '/^Subject:/,/^---$/p;/^+++ /d;s/^+//p' "$1" | codespell -L uptodate,iput,filp,inflight - || :
 }
 
 check_text() {
@@ -197,7 +197,7 @@ kselftests() {
 # A program of a kselftest that is not in the .gitignore beside it
 not_ignored() {
 	local file
-	find "$work/check-kselftest/$1" -maxdepth 1 -type f -perm -u+x -printf '%f\n' | while IFS= read -r file; do
+	find "$work/check-kselftest/kselftest/$1" -maxdepth 1 -type f -perm -u+x -printf '%f\n' | while IFS= read -r file; do
 		grep -qxF -- "$file" "$src/tools/testing/selftests/$1/.gitignore" ||
 			echo "tools/testing/selftests/$1/.gitignore: $file is missing"
 	done
@@ -282,7 +282,7 @@ check_topic() {
 # --- coccinelle ---------------------------------------------------------------
 
 # cocci FILE...: all reports, as scripts/coccicheck makes them, which takes one
-# file or a directory
+# file or a directory; two of them want an OCaml compiler and say so
 cocci() {
 	local script options
 	while IFS= read -r script; do
@@ -293,7 +293,7 @@ cocci() {
 }
 cocci_at() {
 	c checkout -q -f --detach "$1"
-	(cd "$src" && cocci "${@:2}") | sed 's/:[0-9-]*/:/g' | sort -u
+	(cd "$src" && cocci "${@:2}") | sed 's/:[0-9-]*/:/g;s/ line [0-9]*/ line/g' | sort -u
 }
 
 # check_cocci: the files of the whole series, with it and without it
