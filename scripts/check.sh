@@ -143,17 +143,6 @@ check_objects() {
 	verdict "$name: sparse"
 }
 
-# Debian's sparse does not know two builtins that the kernel uses since 6.15 and
-# 7.0; kbuild refuses it for the first, and stops warning after an error because
-# of the second.
-sparse_wrapper() {
-	cat >"$work/check.sparse" <<-'EOT'
-		#!/bin/sh
-		exec sparse -D__typeof_unqual__=__typeof__ '-D__builtin_strlen(x)=(sizeof(x)-1)' "$@"
-	EOT
-	chmod +x "$work/check.sparse"
-}
-
 # --- KUnit --------------------------------------------------------------------
 
 # has_symbol CONFIG_NAME: at this point of the series

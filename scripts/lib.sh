@@ -48,7 +48,8 @@ find_cache() {
 set_work() {
 	work=$1
 	linux=$work/linux
-	build=$work/build
+	guest=$work/guest
+	kernel=$work/kernel
 	log=$work/log
 	ksft=$work/kselftest
 	kunit_linux=$work/kunit-linux
@@ -126,6 +127,24 @@ run() {
 		tail -n 20 "$file" | sed 's/^/    /' >&2
 	fi
 	return "$rc"
+}
+
+# beside COMMAND...: run it in the background, when less than two of these are
+# running; each is a process group, so that it can be ended as one
+beside() {
+	trap 'for p in $(jobs -p); do kill -- "-$p" 2>/dev/null || :; done' EXIT
+	while (($(jobs -rp | wc -l) >= 2)); do wait -n || :; done
+	set -m
+	{
+		set +m
+		"$@" || :
+	} &
+	set +m
+}
+# beside_end: all of them have ended
+beside_end() {
+	wait
+	trap - EXIT
 }
 
 # --- packages ---------------------------------------------------------------
@@ -226,7 +245,10 @@ kmake() { make -j"$jobs" ARCH="$arch" "$@"; }
 
 # uml_fragments: what the kernel needs that runs the kselftests
 uml_fragments() {
-	printf '%s\n' "$repo/kunit/uml.config"
+	printf '%s\n' "$repo/kunit/kselftest.config" "$repo/kunit/uml.config"
+	kselftest_fragments
+}
+kselftest_fragments() {
 	[[ ! -d $repo/selftests ]] || find "$repo/selftests" -name config | sort
 }
 
@@ -241,7 +263,10 @@ configure_kernel() {
 	local tree=$1 out=$2 mode=$3 line absent=''
 	shift 3
 	mkdir -p "$out"
-	cat "$@" >"$out/.config.want"
+	{
+		cat "$@"
+		echo "# mode: ${mode:-all symbols}"	# what one drops the other wants
+	} >"$out/.config.want"
 	if ! cmp -s "$out/.config.want" "$out/.config.had" || [[ ! -f $out/.config ]]; then
 		rm -f "$out/.config.had"
 		cp "$out/.config.want" "$out/.config"
@@ -273,11 +298,51 @@ build_kernel() {
 }
 kernel_image() { if [[ $arch == um ]]; then echo "$1/linux"; else echo "$1/arch/x86/boot/bzImage"; fi; }
 
-# build_uml WHAT TREE BUILD LOG [base]: the kernel of the kselftests
+# The copy of the tree that the kernels of the kselftests are built from, one
+# after the other and in one build directory, as most objects are the same
+guest_checkout() {
+	clone_tree "$linux" "$guest" &&
+		git_fixed -C "$guest" fetch -q --no-tags "$linux" +series:refs/heads/series +base:refs/heads/base &&
+		rm -rf "$guest/.git/"{REVERT_HEAD,CHERRY_PICK_HEAD,sequencer} &&
+		git_fixed -C "$guest" checkout -q -f --detach "$1"
+}
+
+# guest_checkout_base COMMIT: one without the series; the test filesystem of a
+# later topic in addition
+guest_checkout_base() {
+	guest_checkout "$1" &&
+		git_fixed -C "$guest" cherry-pick "$(git_fixed -C "$guest" log --format=%H --diff-filter=A base..series -- lib/test_wofs.c)"
+}
+
+# build_uml WHAT DIR LOG [base]: the kernel of the kselftests from $guest as it is, and
+# its modules, to DIR
 build_uml() {
-	local fragments
+	local fragments out=$work/guest-build
 	mapfile -t fragments < <(uml_fragments)
-	build_kernel "$1" "$2" "$3" "$4" "${5:-}" "${fragments[@]}"
+	rm -rf "$2"
+	build_kernel "$1" "$guest" "$out" "$3" "${4:-}" "${fragments[@]}" && collect_kernel "$out" "$2"
+}
+collect_kernel() {
+	mkdir -p "$2"
+	sed 's/o$/ko/' "$1/modules.order" | rsync -a --files-from=- "$1/" "$2/" &&
+		cp "$1/modules.order" "$1/linux" "$2/"
+}
+
+# build_patched_uml: that with the series, to $kernel, where scripts/vm finds it
+build_patched_uml() {
+	run "copy the patched tree" "$log/guest" guest_checkout "$(git_fixed -C "$linux" rev-parse series)" &&
+		build_uml "patched kernel" "$kernel" "$log/build"
+}
+
+# Debian's sparse does not know two builtins that the kernel uses since 6.15 and
+# 7.0; kbuild refuses it for the first, and stops warning after an error because
+# of the second.
+sparse_wrapper() {
+	cat >"$work/check.sparse" <<-'EOT'
+		#!/bin/sh
+		exec sparse -D__typeof_unqual__=__typeof__ '-D__builtin_strlen(x)=(sizeof(x)-1)' "$@"
+	EOT
+	chmod +x "$work/check.sparse"
 }
 
 # collections: the kselftests that the series adds

@@ -803,6 +803,37 @@ static void window_pages_are_its_own(struct kunit *test)
 	}
 }
 
+/*
+ * A ->read() that returns more than it has copied does not show what was in the
+ * memory before it became the window's.
+ */
+static void window_shows_no_old_memory(struct kunit *test)
+{
+	struct window_test *t = test->priv;
+	struct page *pages[64];
+	struct iov_iter iter;
+
+	for (int i = 0; i < ARRAY_SIZE(pages); i++) {
+		pages[i] = alloc_page(GFP_KERNEL);
+		if (pages[i])
+			memset(page_address(pages[i]), MEM_POISON, PAGE_SIZE);
+	}
+	for (int i = 0; i < ARRAY_SIZE(pages); i++)
+		if (pages[i])
+			__free_page(pages[i]);
+
+	/* The stub zeroes by itself. */
+	kunit_deactivate_static_stub(test, user_window_alloc_page);
+	create_window(test);
+	t->forced = true;
+	t->result = WIN_SIZE;
+	memset(t->mem, MEM_POISON, STORE_SIZE);
+	layout_iter(test, &plain_layout, ITER_DEST, WIN_SIZE, &iter);
+	KUNIT_EXPECT_EQ(test, WIN_SIZE,
+			transfer(t->wins[0], t->file, ITER_DEST, &iter, 0));
+	KUNIT_EXPECT_NULL(test, memchr_inv(t->mem, 0, WIN_SIZE));
+}
+
 static void window_sizes(struct kunit *test)
 {
 	static const struct {
@@ -1003,6 +1034,7 @@ static struct kunit_case window_cases[] = {
 			 window_method_gen_params),
 	KUNIT_CASE_PARAM(window_refuses_processes, window_method_gen_params),
 	KUNIT_CASE(window_pages_are_its_own),
+	KUNIT_CASE(window_shows_no_old_memory),
 	KUNIT_CASE(window_sizes),
 	KUNIT_CASE(window_enomem),
 	KUNIT_CASE(window_shared_by_workers),

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2154,SC2034
+#
+# scripts/test --matrix, which sources it: KUnit on other machines, with other
+# compilers and sanitizers; the kselftests on x86_64; and what has to compile.
+
+# cells: name | package:command it has | what it is
+cells() {
+	cat <<-'EOT'
+	um          | | KUnit, User Mode Linux, 4 processors
+	um-clang    | clang-16:clang-16 lld-16:ld.lld-16 llvm-16:llvm-nm-16 | KUnit, User Mode Linux, built by clang
+	kasan       | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | KUnit, x86_64, KASAN, large folios
+	kcsan       | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | KUnit, x86_64, KCSAN, large folios
+	ubsan       | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | KUnit, x86_64, UBSAN, large folios
+	i386        | qemu-system-x86:qemu-system-i386 | KUnit, i386, highmem, large folios
+	arm64       | qemu-system-arm:qemu-system-aarch64 gcc-aarch64-linux-gnu:aarch64-linux-gnu-gcc | KUnit, arm64, large folios
+	arm64-64k   | qemu-system-arm:qemu-system-aarch64 gcc-aarch64-linux-gnu:aarch64-linux-gnu-gcc | KUnit, arm64, pages of 64 KiB, large folios
+	s390x       | qemu-system-misc:qemu-system-s390x gcc-s390x-linux-gnu:s390x-linux-gnu-gcc | KUnit, s390x (big-endian)
+	riscv64     | qemu-system-misc:qemu-system-riscv64 gcc-riscv64-linux-gnu:riscv64-linux-gnu-gcc | KUnit, riscv64, large folios
+	guest-kasan | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | kselftests, x86_64, KASAN, large folios
+	arm         | gcc-arm-linux-gnueabihf:arm-linux-gnueabihf-gcc sparse:sparse | compiles, 32-bit arm
+	powerpc     | gcc-powerpc64le-linux-gnu:powerpc64le-linux-gnu-gcc sparse:sparse | compiles, powerpc
+	nommu       | gcc-riscv64-linux-gnu:riscv64-linux-gnu-gcc sparse:sparse | compiles, without an MMU (riscv)
+	no-block    | sparse:sparse | compiles, without CONFIG_BLOCK
+	no-kunit    | sparse:sparse | compiles, without CONFIG_KUNIT
+	no-smp      | libelf-dev:/usr/include/libelf.h sparse:sparse | compiles, without CONFIG_SMP
+	loop-m      | | links, loop and the filesystems as modules
+	EOT
+}
+cell_names() { cells | awk -F ' *[|] *' '{ print $1 }'; }
+cell_field() { cells | awk -F ' *[|] *' -v n="$1" -v f="$2" '$1 == n { print $f }'; }
+
+qemu_debug=(--qemu_args='-smp 4' --kconfig_add CONFIG_NR_CPUS=4)
+huge=(--kconfig_add CONFIG_TRANSPARENT_HUGEPAGE=y)
+
+# matrix_cell NAME
+matrix_cell() {
+	case $1 in
+	um) matrix_kunit "$1" --kernel_args=seccomp=on --kernel_args=ncpus=4 ;;
+	um-clang) matrix_kunit "$1" --make_options LLVM=-16 --kernel_args=seccomp=on --kernel_args=ncpus=4 ;;
+	kasan) matrix_kunit "$1" --arch=x86_64 "${qemu_debug[@]}" "${huge[@]}" --kconfig_add CONFIG_KASAN=y \
+		--kconfig_add CONFIG_KASAN_VMALLOC=y ;;
+	kcsan) matrix_kunit "$1" --arch=x86_64 "${qemu_debug[@]}" "${huge[@]}" --kconfig_add CONFIG_KCSAN=y ;;
+	ubsan) matrix_kunit "$1" --arch=x86_64 "${qemu_debug[@]}" "${huge[@]}" --kconfig_add CONFIG_UBSAN=y \
+		--kconfig_add CONFIG_UBSAN_BOUNDS=y --kconfig_add CONFIG_UBSAN_SHIFT=y --kconfig_add CONFIG_UBSAN_BOOL=y ;;
+	i386) matrix_kunit "$1" --arch=i386 --qemu_args='-smp 4 -m 2048' --kconfig_add CONFIG_NR_CPUS=4 "${huge[@]}" \
+		--kconfig_add CONFIG_HIGHMEM4G=y ;;
+	arm64) matrix_kunit "$1" --arch=arm64 --cross_compile=aarch64-linux-gnu- "${qemu_debug[@]}" "${huge[@]}" ;;
+	arm64-64k) matrix_kunit "$1" --arch=arm64 --cross_compile=aarch64-linux-gnu- --qemu_args='-smp 4 -m 2048' \
+		"${huge[@]}" --kconfig_add CONFIG_NR_CPUS=4 --kconfig_add CONFIG_ARM64_64K_PAGES=y ;;
+	s390x) matrix_kunit "$1" --arch=s390 --cross_compile=s390x-linux-gnu- --qemu_args='-smp 4 -m 1024' ;;
+	riscv64) matrix_kunit "$1" --arch=riscv --cross_compile=riscv64-linux-gnu- "${qemu_debug[@]}" "${huge[@]}" ;;
+	guest-kasan) matrix_guest "$1" ;;
+	arm) matrix_compile "$1" arm arm-linux-gnueabihf- multi_v7_defconfig "$kselftest_config" ;;
+	powerpc) matrix_compile "$1" powerpc powerpc64le-linux-gnu- ppc64_defconfig "$kselftest_config" ;;
+	nommu) matrix_compile "$1" riscv riscv64-linux-gnu- nommu_virt_defconfig 'CONFIG_BLK_DEV_LOOP=y' ;;
+	no-block) matrix_compile "$1" um '' defconfig 'CONFIG_BLOCK=n' ;;
+	no-kunit) matrix_compile "$1" um '' defconfig "$kselftest_config"$'\nCONFIG_KUNIT=n' ;;
+	no-smp) matrix_compile "$1" x86_64 '' x86_64_defconfig "$kselftest_config"$'\nCONFIG_SMP=n' ;;
+	loop-m) matrix_modules "$1" ;;
+	esac
+}
+
+# matrix_kunit NAME [OPTION]...: kunit.py, in a build directory of its own
+matrix_kunit() {
+	local name=$1 dir=$work/matrix/$1 file=$log/matrix.$1 n bad
+	shift
+	mkdir -p "$dir"
+	rm -f "$dir/test.log"
+	run "$name: KUnit" "$file" python3 "$kunit_linux/tools/testing/kunit/kunit.py" run --build_dir="$dir" \
+		--kunitconfig="$repo/.kunitconfig" --jobs="$jobs" --timeout=3000 "$@" || not_ok "$name: kunit.py: see $file"
+	n=$(count passed "$file")
+	passed=$((passed + ${n:-0}))
+	bad=$(count skipped "$file")
+	skipped=$((skipped + ${bad:-0}))
+	matrix_said="${n:-0} tests pass, ${bad:-0} skipped"
+	((${n:-0})) || not_ok "$name: no KUnit case passed: see $file"
+	if bad=$(grep -aE "$kernel_reports" "$dir/test.log"); then
+		not_ok "$name: the kernel complained: $dir/test.log"
+		printf '%s\n' "$bad" | head -n 10
+	fi
+}
+
+# The kselftests on an emulated machine, with fewer random operations
+matrix_guest() {
+	local name=$1 out=$work/matrix/$1 line p0=$passed fragments
+	mapfile -t fragments < <(kselftest_fragments)
+	arch=x86_64 build_kernel "$name" "$linux" "$out" "$log/matrix.$name" '' "$repo/kunit/kselftest.config" \
+		"$repo/kunit/qemu.config" "$repo/kunit/kasan.config" "${fragments[@]}" ||
+		{ not_ok "$name: does not build"; return; }
+	build_kselftests || { not_ok "the kselftests do not build"; return; }
+	operations=3000 guest_timeout=7200
+	while IFS= read -r line; do
+		test_program "$(arch=x86_64 kernel_image "$out")" "$line"
+		count_program "${line##* }"
+	done < <(programs)
+	matrix_said="$((passed - p0)) tests pass"
+}
+
+kselftest_config=$({ echo "$repo/kunit/kselftest.config"; kselftest_fragments; } | xargs -rd '\n' cat | sed 's/=m$/=y/')
+
+# matrix_compile NAME ARCH PREFIX DEFCONFIG CONFIG: the files that the series
+# touches, those that are configured, without new warnings of W=1 or sparse
+matrix_compile() {
+	local name=$1 arch=$2 prefix=$3 out=$work/matrix/$1 file=$log/matrix.$1 files objects=() o
+	mkdir -p "$out"
+	run "$name: configure" "$file.config" matrix_configure "$@" || { not_ok "$name: cannot be configured: $file.config"; return; }
+	files=$(git_fixed -C "$linux" diff --name-only --diff-filter=d base series -- '*.c' '*.h' ':!tools')
+	while IFS= read -r o; do
+		objects+=("$o")
+	done < <(matrix_objects "$out" "$files")
+	run "$name: compile" "$file" kmake -s -C "$linux" O="$out" CROSS_COMPILE="$prefix" W=1 C=2 CHECK="$work/check.sparse" \
+		"${objects[@]}" || not_ok "$name: does not compile: see $file"
+	matrix_said="${#objects[@]} objects"
+	if sed "s,$linux/,," "$file" | grep -E 'warning:|error:' | grep -F -f <(printf '%s\n' "$files") >"$file.found"; then
+		not_ok "$name: warnings"
+		head -n 10 "$file.found"
+	else
+		ok
+	fi
+}
+
+matrix_configure() {
+	local name=$1 arch=$2 prefix=$3 out=$work/matrix/$1
+	kmake -s -C "$linux" O="$out" CROSS_COMPILE="$prefix" "$4" &&
+		printf '%s\n' "$5" >>"$out/.config" &&
+		kmake -s -C "$linux" O="$out" CROSS_COMPILE="$prefix" olddefconfig prepare
+}
+
+# matrix_objects DIR FILES: of the C files those that this configuration builds
+matrix_objects() {
+	local f
+	while IFS= read -r f; do
+		[[ $f == *.c ]] || continue
+		case $f in
+		drivers/block/loop.c) grep -q '^CONFIG_BLK_DEV_LOOP=' "$1/.config" ;;
+		fs/user_window.c) grep -q '^CONFIG_USER_WINDOW=' "$1/.config" ;;
+		lib/test_wofs.c) grep -q '^CONFIG_TEST_WOFS=' "$1/.config" ;;
+		*_kunit.c) grep -q '^CONFIG_KUNIT=' "$1/.config" ;;
+		fs/ntfs/*) grep -q '^CONFIG_NTFS_FS=' "$1/.config" ;;
+		fs/ntfs3/*) grep -q '^CONFIG_NTFS3_FS=' "$1/.config" ;;
+		fs/ocfs2/*) grep -q '^CONFIG_OCFS2_FS=' "$1/.config" ;;
+		fs/squashfs/*) grep -q '^CONFIG_SQUASHFS=' "$1/.config" ;;
+		fs/f2fs/*) grep -q '^CONFIG_F2FS_FS=' "$1/.config" ;;
+		esac && printf '%s\n' "${f%c}o"
+	done <<<"$2"
+}
+
+# matrix_modules NAME: loop as a module links, and so does what else can be one
+matrix_modules() {
+	local name=$1 out=$work/matrix/$1 file=$log/matrix.$1
+	mkdir -p "$out"
+	{
+		cat "$repo/kunit/kselftest.config" "$repo/kunit/uml.config"
+		find "$repo/selftests" -name config -exec cat {} + |
+			sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS)=/s/=y$/=m/'
+	} >"$out.config"
+	arch=um build_kernel "$name" "$linux" "$out" "$file" '' "$out.config" || { not_ok "$name: does not link: see $file"; return; }
+	matrix_said="$(grep -c . "$out/modules.order") modules"
+	if [[ -f $out/drivers/block/loop.ko ]]; then ok; else not_ok "$name: there is no loop.ko"; fi
+}
+
+# choose_cells: $matrix is a list of them, "all" or "help"
+choose_cells() {
+	local cell probes
+	if [[ $matrix == help ]]; then
+		cells | awk -F ' *[|] *' '{ printf "%-11s  %s\n", $1, $3 }'
+		exit
+	fi
+	[[ $matrix != all ]] || matrix=$(cell_names | paste -sd' ')
+	for cell in $matrix; do
+		[[ -n $(cell_field "$cell" 1) ]] || die "--matrix=$cell: no such cell; there are: $(cell_names | paste -sd' ')"
+		read -r -a probes <<<"$(cell_field "$cell" 2)"
+		packages+=("${probes[@]}")
+	done
+}
+
+# With --record the results go to bench/matrix and from there to MAINTAINERS-notes.
+stage_matrix() {
+	local cell f0 at matrix_said result
+	"$repo/scripts/tree" apply || die "the series does not apply: see above"
+	kunit_tree || die "cannot copy the patched tree"
+	sparse_wrapper
+	for cell in $matrix; do
+		f0=$failed at=$SECONDS matrix_said=''
+		matrix_cell "$cell"
+		result=pass
+		((failed == f0)) || result=FAIL
+		printf '%-11s | %-46s | %s | %s\n' "$cell" "$(cell_field "$cell" 3)" "$result" "$matrix_said" |
+			tee "$log/matrix.$cell.result"
+		say "$cell: $(elapsed "$at")"
+		[[ -z $record ]] || record_cell "$cell"
+	done
+}
+
+# record_cell NAME: instead of what was there for it
+record_cell() {
+	local file=$repo/bench/matrix name
+	{
+		[[ ! -f $file ]] || grep -v "^$1 " "$file" || :
+		cat "$log/matrix.$1.result"
+	} >"$file.new"
+	for name in $(cell_names); do grep "^$name " "$file.new" || :; done >"$file"
+	rm "$file.new"
+	awk -v file="$file" '/^----- matrix: end/ { skip = 0 } !skip
+		/^----- matrix: begin/ { print ""; while ((getline line < file) > 0) print "\t" line; print ""; skip = 1 }' \
+		"$repo/MAINTAINERS-notes" >"$log/notes" && cp "$log/notes" "$repo/MAINTAINERS-notes"
+}
