@@ -150,11 +150,8 @@ matrix_objects() {
 matrix_modules() {
 	local name=$1 out=$work/matrix/$1 file=$log/matrix.$1
 	mkdir -p "$out"
-	{
-		cat "$repo/kunit/kselftest.config" "$repo/kunit/uml.config"
-		find "$repo/selftests" -name config -exec cat {} + |
-			sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS)=/s/=y$/=m/'
-	} >"$out.config"
+	uml_fragments | xargs -rd '\n' cat |
+		sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS)=/s/=y$/=m/' >"$out.config"
 	arch=um build_kernel "$name" "$linux" "$out" "$file" '' "$out.config" || { not_ok "$name: does not link: see $file"; return; }
 	matrix_said="$(grep -c . "$out/modules.order") modules"
 	if [[ -f $out/drivers/block/loop.ko ]]; then ok; else not_ok "$name: there is no loop.ko"; fi

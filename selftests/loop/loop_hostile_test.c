@@ -27,7 +27,7 @@
 /* --- the fuzzer ---------------------------------------------------------- */
 
 #define WORKERS		8
-#define DEVICES		(1 + WORKERS)	/* one for all, one for each */
+#define DEVICES		(1 + WORKERS)	/* for all, for each */
 #define FIRST_DEVICE	4000	/* nobody else is there */
 #define FILE_SIZE	KIB(512)
 #define HANG_SECONDS	60
@@ -582,7 +582,7 @@ TEST_F_TIMEOUT(fuzz, ioctls, 4 * 3600)
 			ksft_print_msg("%lu calls\n", self->shared->calls);
 		}
 	} while (left);
-	ksft_print_msg("%lu calls, %lu of them refused; bound %lu times, %lu transfers\n",
+	ksft_print_msg("%lu calls, %lu refused; bound %lu times, %lu transfers\n",
 		       self->shared->calls, self->shared->refused,
 		       self->shared->configured, self->shared->transfers);
 
@@ -703,7 +703,7 @@ TEST_F(rights, file_open_for_writing_is_not_read)
 	EXPECT_EQ(pread(self->lo.fd, self->buf, 4096, 0), -1);
 }
 
-/* --- the address space of the window --------------------------------------- */
+/* --- the address space of the window -------------------------------------- */
 
 /* PMD_SIZE: where the window is with pages of 4, 16 and 64 KiB */
 static const unsigned long window_address[] = {
@@ -744,7 +744,9 @@ static void look_at(struct __test_metadata *_metadata, pid_t pid)
 		"auxv",
 	};
 	char path[64], buf[16];
-	struct iovec local = { buf, sizeof(buf) }, remote = { NULL, sizeof(buf) };
+	struct iovec local = { buf, sizeof(buf) };
+	struct iovec remote = { NULL, sizeof(buf) };
+	off_t pos;
 	int fd;
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(files); i++) {
@@ -755,9 +757,10 @@ static void look_at(struct __test_metadata *_metadata, pid_t pid)
 	snprintf(path, sizeof(path), "/proc/%d/mem", pid);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	for (unsigned int i = 0; i < ARRAY_SIZE(window_address); i++) {
+		pos = window_address[i];
 		if (fd >= 0) {
-			EXPECT_LE(pread(fd, buf, sizeof(buf), window_address[i]), 0);
-			EXPECT_LE(pwrite(fd, buf, sizeof(buf), window_address[i]), 0);
+			EXPECT_LE(pread(fd, buf, sizeof(buf), pos), 0);
+			EXPECT_LE(pwrite(fd, buf, sizeof(buf), pos), 0);
 		}
 		remote.iov_base = (void *)window_address[i];
 		EXPECT_EQ(process_vm_readv(pid, &local, 1, &remote, 1, 0), -1);
@@ -783,14 +786,14 @@ TEST_F(rights, worker_is_not_visible)
 	fd = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
 	ASSERT_EQ(pthread_create(&thread, NULL, write_slowly, &fd), 0);
-	snprintf(mark, sizeof(mark), "loop%d", self->lo.nr);
-
-	/* The workqueue names its workers after itself. */
+	/* The name of a worker ends in + and that of the busy workqueue. */
+	snprintf(mark, sizeof(mark), "+loop%d", self->lo.nr);
 	for (double deadline = now() + 2; !found && now() < deadline;) {
 		dir = opendir("/proc");
 		ASSERT_NE(dir, NULL);
 		while ((d = readdir(dir))) {
-			snprintf(path, sizeof(path), "/proc/%.16s/comm", d->d_name);
+			snprintf(path, sizeof(path), "/proc/%.16s/comm",
+				 d->d_name);
 			if (atoi(d->d_name) <= 0 ||
 			    read_text(path, comm, sizeof(comm)) ||
 			    strncmp(comm, "kworker/", 8) || !strstr(comm, mark))
@@ -807,7 +810,7 @@ TEST_F(rights, worker_is_not_visible)
 	ASSERT_EQ(remount_wofs(WOFS, "delay=0"), 0);
 }
 
-/* --- files that are something else -------------------------------------------- */
+/* --- files that are something else ---------------------------------------- */
 
 /*
  * Loop takes regular files and block devices. Of the regular files in pseudo
@@ -816,8 +819,8 @@ TEST_F(rights, worker_is_not_visible)
  */
 static unsigned long tried, taken;
 
-static void try_pseudo_file(struct __test_metadata *_metadata, const char *path,
-			    int log)
+static void try_pseudo_file(struct __test_metadata *_metadata,
+			    const char *path, int log)
 {
 	struct loop_args args = { .mode = O_RDONLY };
 	struct loop lo = { .fd = -1 };
@@ -838,8 +841,8 @@ static void try_pseudo_file(struct __test_metadata *_metadata, const char *path,
 	close(args.file);
 }
 
-static void try_pseudo_files(struct __test_metadata *_metadata, const char *path,
-			     unsigned int depth, int log)
+static void try_pseudo_files(struct __test_metadata *_metadata,
+			     const char *path, unsigned int depth, int log)
 {
 	unsigned int nr = 0;
 	struct dirent *d;
