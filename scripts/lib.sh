@@ -302,7 +302,7 @@ kernel_image() { if [[ $arch == um ]]; then echo "$1/linux"; else echo "$1/arch/
 # after the other and in one build directory, as most objects are the same
 guest_checkout() {
 	clone_tree "$linux" "$guest" &&
-		git_fixed -C "$guest" fetch -q --no-tags "$linux" +series:refs/heads/series +base:refs/heads/base &&
+		git_fixed -C "$guest" fetch -q --no-tags "$linux" +series:refs/guest/series +base:refs/guest/base &&
 		rm -rf "$guest/.git/"{REVERT_HEAD,CHERRY_PICK_HEAD,sequencer} &&
 		git_fixed -C "$guest" checkout -q -f --detach "$1"
 }
@@ -311,7 +311,7 @@ guest_checkout() {
 # later topic in addition
 guest_checkout_base() {
 	guest_checkout "$1" &&
-		git_fixed -C "$guest" cherry-pick "$(git_fixed -C "$guest" log --format=%H --diff-filter=A base..series -- lib/test_wofs.c)"
+		git_fixed -C "$guest" cherry-pick "$(git_fixed -C "$guest" log --format=%H --diff-filter=A refs/guest/base..refs/guest/series -- lib/test_wofs.c)"
 }
 
 # build_uml WHAT DIR LOG [base]: the kernel of the kselftests from $guest as it is, and

@@ -102,49 +102,66 @@ kselftest_config=$({ echo "$repo/kunit/kselftest.config"; kselftest_fragments; }
 # matrix_compile NAME ARCH PREFIX DEFCONFIG CONFIG: the files that the series
 # touches, those that are configured, without new warnings of W=1 or sparse
 matrix_compile() {
-	local name=$1 arch=$2 prefix=$3 out=$work/matrix/$1 file=$log/matrix.$1 files objects=() o
+	local name=$1 arch=$2 prefix=$3 out=$work/matrix/$1 file=$log/matrix.$1 files
 	mkdir -p "$out"
 	run "$name: configure" "$file.config" matrix_configure "$@" || { not_ok "$name: cannot be configured: $file.config"; return; }
 	files=$(git_fixed -C "$linux" diff --name-only --diff-filter=d base series -- '*.c' '*.h' ':!tools')
-	while IFS= read -r o; do
-		objects+=("$o")
-	done < <(matrix_objects "$out" "$files")
-	run "$name: compile" "$file" kmake -s -C "$linux" O="$out" CROSS_COMPILE="$prefix" W=1 C=2 CHECK="$work/check.sparse" \
-		"${objects[@]}" || not_ok "$name: does not compile: see $file"
-	matrix_said="${#objects[@]} objects"
-	if sed "s,$linux/,," "$file" | grep -E 'warning:|error:' | grep -F -f <(printf '%s\n' "$files") >"$file.found"; then
+	run "$name: compile" "$file" matrix_make || not_ok "$name: does not compile: see $file"
+	matrix_said="$(matrix_objects | wc -l) objects"
+	matrix_warnings "$file" >"$file.found"
+	if [[ -s $file.found ]]; then	# are these new?
+		git_fixed -C "$kunit_linux" checkout -q -f --detach "$(git_fixed -C "$linux" rev-parse base)"
+		run "$name: compile without the series" "$file.base" matrix_make || :
+		kunit_checkout
+		matrix_warnings "$file.base" | sed 's/:[0-9]*/:/g' >"$file.known"
+		awk 'FILENAME == ARGV[1] { known[$0]; next } { line = $0; gsub(/:[0-9]+/, ":", line) } !(line in known)' \
+			"$file.known" "$file.found" >"$file.new"
+		mv "$file.new" "$file.found"
+	fi
+	if [[ -s $file.found ]]; then
 		not_ok "$name: warnings"
 		head -n 10 "$file.found"
 	else
 		ok
 	fi
 }
+matrix_make() {
+	matrix_objects | xargs make -j"$jobs" -s -C "$kunit_linux" ARCH="$arch" O="$out" CROSS_COMPILE="$prefix" \
+		W=1 C=2 CHECK="$work/check.sparse"
+}
+matrix_warnings() {
+	sed "s,$kunit_linux/,," "$1" | grep -E 'warning:|error:' | grep -F -f <(printf '%s\n' "$files") || :
+}
 
 matrix_configure() {
 	local name=$1 arch=$2 prefix=$3 out=$work/matrix/$1
-	kmake -s -C "$linux" O="$out" CROSS_COMPILE="$prefix" "$4" &&
+	kmake -s -C "$kunit_linux" O="$out" CROSS_COMPILE="$prefix" "$4" &&
 		printf '%s\n' "$5" >>"$out/.config" &&
-		kmake -s -C "$linux" O="$out" CROSS_COMPILE="$prefix" olddefconfig prepare
+		kmake -s -C "$kunit_linux" O="$out" CROSS_COMPILE="$prefix" olddefconfig prepare
 }
 
-# matrix_objects DIR FILES: of the C files those that this configuration builds
+# matrix_objects: of $files those that are there, and that the configuration builds
 matrix_objects() {
 	local f
 	while IFS= read -r f; do
-		[[ $f == *.c ]] || continue
+		[[ $f == *.c && -f $kunit_linux/$f ]] || continue
 		case $f in
-		drivers/block/loop.c) grep -q '^CONFIG_BLK_DEV_LOOP=' "$1/.config" ;;
-		fs/user_window.c) grep -q '^CONFIG_USER_WINDOW=' "$1/.config" ;;
-		lib/test_wofs.c) grep -q '^CONFIG_TEST_WOFS=' "$1/.config" ;;
-		*_kunit.c) grep -q '^CONFIG_KUNIT=' "$1/.config" ;;
-		fs/ntfs/*) grep -q '^CONFIG_NTFS_FS=' "$1/.config" ;;
-		fs/ntfs3/*) grep -q '^CONFIG_NTFS3_FS=' "$1/.config" ;;
-		fs/ocfs2/*) grep -q '^CONFIG_OCFS2_FS=' "$1/.config" ;;
-		fs/squashfs/*) grep -q '^CONFIG_SQUASHFS=' "$1/.config" ;;
-		fs/f2fs/*) grep -q '^CONFIG_F2FS_FS=' "$1/.config" ;;
-		esac && printf '%s\n' "${f%c}o"
-	done <<<"$2"
+		drivers/block/loop.c) set_in_config BLK_DEV_LOOP ;;
+		fs/user_window.c) set_in_config USER_WINDOW ;;
+		lib/test_wofs.c) set_in_config TEST_WOFS ;;
+		fs/tests/*) set_in_config USER_WINDOW_KUNIT_TEST ;;
+		mm/tests/*) set_in_config KUNIT ;;
+		fs/ntfs/wof.c) set_in_config NTFS_FS_WOF_COMPRESSION ;;
+		fs/ntfs/*) set_in_config NTFS_FS ;;
+		fs/ntfs3/*) set_in_config NTFS3_FS ;;
+		fs/ocfs2/*) set_in_config OCFS2_FS ;;
+		fs/squashfs/*) set_in_config SQUASHFS ;;
+		fs/f2fs/compress.c) set_in_config F2FS_FS_COMPRESSION ;;
+		esac || continue
+		printf '%s\n' "${f%c}o"
+	done <<<"$files"
 }
+set_in_config() { grep -q "^CONFIG_$1=" "$out/.config"; }
 
 # matrix_modules NAME: loop as a module links, and so does what else can be one
 matrix_modules() {
@@ -183,8 +200,8 @@ stage_matrix() {
 		matrix_cell "$cell"
 		result=pass
 		((failed == f0)) || result=FAIL
-		printf '%-11s | %-46s | %s | %s\n' "$cell" "$(cell_field "$cell" 3)" "$result" "$matrix_said" |
-			tee "$log/matrix.$cell.result"
+		printf '%-11s | %-46s | Linux %s | %s | %s\n' "$cell" "$(cell_field "$cell" 3)" \
+			"$(make -s -C "$linux" kernelversion)" "$result" "$matrix_said" | tee "$log/matrix.$cell.result"
 		say "$cell: $(elapsed "$at")"
 		[[ -z $record ]] || record_cell "$cell"
 	done
@@ -200,6 +217,6 @@ record_cell() {
 	for name in $(cell_names); do grep "^$name " "$file.new" || :; done >"$file"
 	rm "$file.new"
 	awk -v file="$file" '/^----- matrix: end/ { skip = 0 } !skip
-		/^----- matrix: begin/ { print ""; while ((getline line < file) > 0) print "\t" line; print ""; skip = 1 }' \
+		/^----- matrix: begin/ { while ((getline line < file) > 0) print line; skip = 1 }' \
 		"$repo/MAINTAINERS-notes" >"$log/notes" && cp "$log/notes" "$repo/MAINTAINERS-notes"
 }
