@@ -392,4 +392,4 @@ kernel_reports+='KASAN:|KCSAN:|UBSAN:|KFENCE:|INFO: task .* blocked for more tha
 kernel_reports+='possible (circular|recursive|irq lock inversion|deadlock)|inconsistent lock state|'
 kernel_reports+='suspicious RCU usage|lock held when returning|bad unlock balance|'
 kernel_reports+='held lock freed|lock order inversion|(possible|unsafe).*locking|soft lockup|'
-kernel_reports+='rcu.*detected stalls|scheduling while atomic|sleeping function called'
+kernel_reports+='kmemleak: [0-9]* new suspected|rcu.*detected stalls|scheduling while atomic|sleeping function called'
