@@ -137,8 +137,10 @@ matrix_compile() {
 	fi
 }
 matrix_make() {
+	local checker=$work/check.sparse
+	[[ $arch != riscv ]] || checker=true	# sparse 0.6.4 knows too few of its -march
 	matrix_objects | xargs make -j"$jobs" -s -C "$kunit_linux" ARCH="$arch" O="$out" CROSS_COMPILE="$prefix" \
-		W=1 C=2 CHECK="$work/check.sparse"
+		W=1 C=2 CHECK="$checker"
 }
 matrix_warnings() {
 	sed "s,$kunit_linux/,," "$1" | grep -E 'warning:|error:' | grep -F -f <(printf '%s\n' "$files") || :
