@@ -45,43 +45,6 @@ static __u64 test_seed(void)
 	ASSERT_EQ(0, __status);						\
 } while (0)
 
-/*
- * Undo something that would outlive a killed test: in a process of its own,
- * when the test asks for it or is dead.
- */
-static pid_t undo_later(struct __test_metadata *_metadata,
-			void (*undo)(const void *arg), const void *arg)
-{
-	pid_t pid, parent = getpid();
-	sigset_t set;
-	int sig;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
-	pid = fork();
-	ASSERT_GE(pid, 0);
-	if (pid) {
-		ASSERT_EQ(0, sigprocmask(SIG_UNBLOCK, &set, NULL));
-		return pid;
-	}
-	setsid();
-	prctl(PR_SET_PDEATHSIG, SIGUSR1);
-	if (getppid() == parent)
-		sigwait(&set, &sig);
-	undo(arg);
-	_exit(0);
-}
-
-static void undo_now(struct __test_metadata *_metadata, pid_t pid)
-{
-	int status;
-
-	ASSERT_EQ(0, kill(pid, SIGUSR1));
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_EQ(0, status);
-}
-
 /* ext4 on a loop device on a file of wofs */
 FIXTURE(ext4)
 {

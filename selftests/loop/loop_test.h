@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -30,6 +31,7 @@
 #include <unistd.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -495,6 +497,45 @@ static __maybe_unused bool have_program(const char *name)
 static __maybe_unused bool wait_child(pid_t pid, int *status, double seconds)
 {
 	return wait_for(waitpid(pid, status, WNOHANG) == pid, seconds);
+}
+
+/*
+ * Undo something that would outlive a killed test: in a process of its own,
+ * when the test asks for it or is dead.
+ */
+static __maybe_unused pid_t undo_later(struct __test_metadata *_metadata,
+				       void (*undo)(const void *arg),
+				       const void *arg)
+{
+	pid_t pid, parent = getpid();
+	sigset_t set;
+	int sig;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	ASSERT_EQ(0, sigprocmask(SIG_BLOCK, &set, NULL));
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (pid) {
+		ASSERT_EQ(0, sigprocmask(SIG_UNBLOCK, &set, NULL));
+		return pid;
+	}
+	setsid();
+	prctl(PR_SET_PDEATHSIG, SIGUSR1);
+	if (getppid() == parent)
+		sigwait(&set, &sig);
+	undo(arg);
+	_exit(0);
+}
+
+static __maybe_unused void undo_now(struct __test_metadata *_metadata,
+				    pid_t pid)
+{
+	int status;
+
+	ASSERT_EQ(0, kill(pid, SIGUSR1));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	ASSERT_EQ(0, status);
 }
 
 /* The kernel log, from now on. */
