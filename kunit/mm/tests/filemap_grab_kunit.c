@@ -101,6 +101,7 @@ static void grab_readahead(struct readahead_control *rac)
 static const struct address_space_operations grab_aops = {
 	.readahead = grab_readahead,
 	.dirty_folio = filemap_dirty_folio,
+	.migrate_folio = filemap_migrate_folio,
 };
 
 static int grab_init(struct kunit *test)

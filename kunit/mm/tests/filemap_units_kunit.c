@@ -385,6 +385,7 @@ static const struct address_space_operations units_aops = {
 	.readahead = units_readahead,
 	.writepages = units_writepages,
 	.dirty_folio = filemap_dirty_folio,
+	.migrate_folio = filemap_migrate_folio,
 };
 
 /* Its users. */
