@@ -20,15 +20,15 @@ cells() {
 	guest-um    | | kselftests, User Mode Linux, KASAN, kmemleak
 	guest-kasan | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | kselftests, x86_64, KASAN, large folios
 	fuzz        | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | a million ioctls, x86_64, KASAN
-	stress      | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | 30 minutes of stress, x86_64, KASAN, large folios
-	ctrl-c      | | Ctrl-C at each step of scripts/demo, the next run works
+	stress      | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | stress, x86_64, KASAN, large folios, 30 minutes
+	ctrl-c      | | Ctrl-C at each step of scripts/demo
 	arm         | gcc-arm-linux-gnueabihf:arm-linux-gnueabihf-gcc sparse:sparse | compiles, 32-bit arm
 	powerpc     | gcc-powerpc64le-linux-gnu:powerpc64le-linux-gnu-gcc sparse:sparse | compiles, powerpc
 	nommu       | gcc-riscv64-linux-gnu:riscv64-linux-gnu-gcc sparse:sparse | compiles, without an MMU (riscv)
 	no-block    | sparse:sparse | compiles, without CONFIG_BLOCK
 	no-kunit    | sparse:sparse | compiles, without CONFIG_KUNIT
 	no-smp      | libelf-dev:/usr/include/libelf.h sparse:sparse | compiles, without CONFIG_SMP
-	loop-m      | | links, loop and the filesystems as modules
+	loop-m      | | loop and filesystems as modules, unloading
 	EOT
 }
 cell_names() { cells | awk -F ' *[|] *' '{ print $1 }'; }
@@ -136,7 +136,10 @@ matrix_guest() {
 		test_program "$image" "$line"
 		count_program "${line##* }"
 	done < <(programs)
-	matrix_said="$((passed - p0)) tests pass"
+	matrix_said="$((passed - p0)) tests pass, $(faults_injected) faults injected"
+}
+faults_injected() {
+	cat "$log"/kselftest.* | awk '/^# [0-9]+ (faults,|allocations failed)/ { n += $2 } END { print n + 0 }'
 }
 
 # in_guest WHAT SECONDS COMMAND...: for hours; what it says to $file
@@ -256,8 +259,9 @@ matrix_modules() {
 	uml_fragments | xargs -rd '\n' cat |
 		sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS)=/s/=y$/=m/' >"$out.config"
 	arch=um build_kernel "$name" "$linux" "$out" "$file" '' "$out.config" || { not_ok "$name: does not link: see $file"; return; }
-	matrix_said="$(grep -c . "$out/modules.order") modules"
-	if [[ -f $out/drivers/block/loop.ko ]]; then ok; else not_ok "$name: there is no loop.ko"; fi
+	expect "$name: unloading: see $file.unload" run "$name: load and unload" "$file.unload" "$repo/scripts/vm" \
+		--kernel "$out/linux" --no-modules -- "$repo/scripts/unload-guest" "$out"
+	matrix_said="$(grep -c . "$out/modules.order") modules; $(tail -n 1 "$file.unload")"
 }
 
 # choose_cells: $matrix is a list of them, "all" or "help"
