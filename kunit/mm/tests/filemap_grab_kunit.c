@@ -24,6 +24,7 @@
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/fs_context.h>
+#include <linux/iopoll.h>
 #include <linux/kthread.h>
 #include <linux/mount.h>
 #include <linux/page_idle.h>
@@ -204,6 +205,20 @@ static struct folio *folio_at(struct kunit *test, pgoff_t index)
 
 /* Helpers: the state after. */
 
+static bool cache_is_idle(struct address_space *mapping)
+{
+	unsigned long index;
+	struct folio *folio;
+
+	xa_for_each(&mapping->i_pages, index, folio) {
+		if (!xa_is_value(folio) &&
+		    (folio_test_locked(folio) ||
+		     folio_ref_count(folio) != folio_nr_pages(folio)))
+			return false;
+	}
+	return true;
+}
+
 /*
  * All of the page cache is unlocked, has no reference but its own, and is
  * @nrpages large.
@@ -213,9 +228,13 @@ static void expect_cache(struct kunit *test, unsigned long nrpages)
 	struct grab_test *t = test->priv;
 	unsigned long index, nr = 0;
 	struct folio *folio;
+	bool idle;
 
 	/* New and accessed folios have a reference of the per-CPU batches. */
 	lru_add_drain_all();
+	/* Compaction has one for a moment; a lost one stays. */
+	read_poll_timeout(cache_is_idle, idle, idle, USEC_PER_MSEC,
+			  USEC_PER_SEC, false, t->mapping);
 	xa_for_each(&t->mapping->i_pages, index, folio) {
 		if (xa_is_value(folio))
 			continue;

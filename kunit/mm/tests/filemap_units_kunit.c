@@ -519,13 +519,26 @@ static int units_init(struct kunit *test)
 	return 0;
 }
 
+static bool units_idle(struct units *u)
+{
+	unsigned long index;
+	struct folio *folio;
+
+	xa_for_each(&u->mapping->i_pages, index, folio) {
+		if (!xa_is_value(folio) &&
+		    (folio_test_locked(folio) || folio_ref_count(folio) != 1))
+			return false;
+	}
+	return true;
+}
+
 /* What is left locked or referenced? */
 static void units_exit(struct kunit *test)
 {
 	struct units *u = test->priv;
 	unsigned long index;
 	struct folio *folio;
-	bool busy;
+	bool busy, idle;
 
 	if (!u || IS_ERR_OR_NULL(u->inode))
 		goto free;
@@ -536,6 +549,9 @@ static void units_exit(struct kunit *test)
 	busy = rwsem_is_locked(&u->mapping->invalidate_lock);
 	/* New and accessed folios have a reference of the per-CPU batches. */
 	lru_add_drain_all();
+	/* Compaction has one for a moment; a lost one stays. */
+	read_poll_timeout(units_idle, idle, idle, USEC_PER_MSEC, USEC_PER_SEC,
+			  false, u);
 	xa_for_each(&u->mapping->i_pages, index, folio) {
 		if (xa_is_value(folio))
 			continue;
