@@ -331,17 +331,29 @@ static int read_moving(struct stress *st, __u64 *rng)
 	return err;
 }
 
-static int add_remove(struct stress *st, __u64 *rng)
+/* LOOP_CTL_ADD or LOOP_CTL_REMOVE */
+static int control_spare(unsigned long request)
 {
 	int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC), err;
 
 	if (ctl < 0)
 		return errno;
-	err = result(ioctl(ctl, rnd(rng) % 2 ? LOOP_CTL_ADD : LOOP_CTL_REMOVE,
-			   SPARE));
+	err = result(ioctl(ctl, request, SPARE));
 	close(ctl);
+	return err;
+}
+
+static int add_remove(struct stress *st, __u64 *rng)
+{
+	int err = control_spare(rnd(rng) % 2 ? LOOP_CTL_ADD : LOOP_CTL_REMOVE);
+
 	/* there or not there already, or attach_moving() is using it */
 	return err == EEXIST || err == ENODEV || err == EBUSY ? 0 : err;
+}
+
+static void remove_spare(const void *unused)
+{
+	wait_for(control_spare(LOOP_CTL_REMOVE) != EBUSY, SOON);
 }
 
 static int shake_memory(struct stress *st, __u64 *rng)
@@ -576,10 +588,12 @@ TEST_F_TIMEOUT(changes, model, 4 * 3600)
 	pthread_t writers[WRITERS], threads[ARRAY_SIZE(changes)];
 	struct changer changers[ARRAY_SIZE(changes)];
 	unsigned long seconds = test_seconds(), calls;
+	pid_t undo;
 
 	ksft_print_msg("LOOP_TEST_SEED=%llu LOOP_TEST_SECONDS=%lu\n",
 		       (unsigned long long)st->seed, seconds);
 	alarm(seconds + HANG_SECONDS);
+	undo = undo_later(_metadata, remove_spare, NULL);
 	start_writers(_metadata, st, writers);
 	for (unsigned int i = 0; i < ARRAY_SIZE(changes); i++) {
 		changers[i].st = st;
@@ -592,6 +606,7 @@ TEST_F_TIMEOUT(changes, model, 4 * 3600)
 	for (unsigned int i = 0; i < ARRAY_SIZE(changes); i++)
 		pthread_join(threads[i], NULL);
 	join_writers(st, writers, &calls);
+	undo_now(_metadata, undo);
 	alarm(HANG_SECONDS);
 	ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
 	check_result(_metadata, st, WOFS "/image");
