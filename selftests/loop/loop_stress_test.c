@@ -850,6 +850,7 @@ TEST_F_TIMEOUT(faults, model, 4 * 3600)
 		ASSERT_EQ(fail_requests_of(&st->lower, "1"), 0);
 	start_writers(_metadata, st, writers);
 	undo = undo_later(_metadata, stop_faults, variant->fault);
+	poll(NULL, 0, 200);	/* what was printed is through all pipes */
 	ASSERT_EQ(start_faults(variant->fault, variant->percent), 0);
 	while (now() < end && !stopped(st)) {
 		/* what was cached is read anew */
