@@ -379,8 +379,9 @@ static int fuzz_files(struct fuzzer *f, int fd)
 	case 0:
 		return ftruncate(f->file[0], number(f) % (2 * FILE_SIZE));
 	case 1:
+		/* a few bytes at a time would be taken for something hanging */
 		return remount_wofs(dir, "short=%u",
-				    one_in(f, 2) ? 0 : below(f, 8192));
+				    one_in(f, 2) ? 0 : 64 + below(f, 8192));
 	default:
 		return remount_wofs(dir, "fail=%s,fail_op=%s,fail_at=%u",
 				    fail[one_in(f, 3) ? below(f, 4) : 0],
