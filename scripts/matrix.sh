@@ -8,7 +8,7 @@
 cells() {
 	cat <<-'EOT'
 	um          | | KUnit, User Mode Linux, 4 processors
-	um-clang    | clang-16:clang-16 lld-16:ld.lld-16 llvm-16:llvm-nm-16 | KUnit, User Mode Linux, built by clang
+	um-clang    | clang-19:clang-19 lld-19:ld.lld-19 llvm-19:llvm-nm-19 | KUnit, User Mode Linux, built by clang
 	kasan       | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | KUnit, x86_64, KASAN, large folios
 	kcsan       | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | KUnit, x86_64, KCSAN, large folios
 	ubsan       | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | KUnit, x86_64, UBSAN, large folios
@@ -41,7 +41,7 @@ huge=(--kconfig_add CONFIG_TRANSPARENT_HUGEPAGE=y)
 matrix_cell() {
 	case $1 in
 	um) matrix_kunit "$1" --kernel_args=seccomp=on --kernel_args=ncpus=4 ;;
-	um-clang) matrix_kunit "$1" --make_options LLVM=-16 --kernel_args=seccomp=on --kernel_args=ncpus=4 ;;
+	um-clang) matrix_kunit "$1" --make_options LLVM=-19 --kernel_args=seccomp=on --kernel_args=ncpus=4 ;;
 	kasan) matrix_kunit "$1" --arch=x86_64 --qemu_args='-smp 4' --kunitconfig="$repo/kunit/x86_64.config" ;;
 	kcsan) matrix_kunit "$1" --arch=x86_64 "${four[@]}" "${huge[@]}" --kconfig_add CONFIG_KCSAN=y ;;
 	ubsan) matrix_kunit "$1" --arch=x86_64 "${four[@]}" "${huge[@]}" --kconfig_add CONFIG_UBSAN=y \
