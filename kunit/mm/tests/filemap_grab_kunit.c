@@ -234,7 +234,7 @@ static void expect_cache(struct kunit *test, unsigned long nrpages)
 	lru_add_drain_all();
 	/* Compaction has one for a moment; a lost one stays. */
 	read_poll_timeout(cache_is_idle, idle, idle, USEC_PER_MSEC,
-			  USEC_PER_SEC, false, t->mapping);
+			  200 * USEC_PER_MSEC, false, t->mapping);
 	xa_for_each(&t->mapping->i_pages, index, folio) {
 		if (xa_is_value(folio))
 			continue;

@@ -550,8 +550,8 @@ static void units_exit(struct kunit *test)
 	/* New and accessed folios have a reference of the per-CPU batches. */
 	lru_add_drain_all();
 	/* Compaction has one for a moment; a lost one stays. */
-	read_poll_timeout(units_idle, idle, idle, USEC_PER_MSEC, USEC_PER_SEC,
-			  false, u);
+	read_poll_timeout(units_idle, idle, idle, USEC_PER_MSEC,
+			  200 * USEC_PER_MSEC, false, u);
 	xa_for_each(&u->mapping->i_pages, index, folio) {
 		if (xa_is_value(folio))
 			continue;
