@@ -61,6 +61,7 @@ struct stress {
 	int files[2];
 	struct writer writers[WRITERS];
 	unsigned long changes;
+	bool go;
 	bool stop;
 	pthread_mutex_t lock;	/* of: */
 	char failure[256];	/* the first one */
@@ -180,6 +181,8 @@ static void *run_writer(void *arg)
 	struct writer *w = arg;
 	unsigned int block, n;
 
+	while (!__atomic_load_n(&w->st->go, __ATOMIC_RELAXED))
+		poll(NULL, 0, 1);
 	while (!stopped(w->st)) {
 		block = rnd(&w->rng) % BLOCKS;
 		n = 1 + rnd(&w->rng) % MAX_BLOCKS;
@@ -198,15 +201,16 @@ static void *run_writer(void *arg)
 static void check_all(struct stress *st, int fd, const char *where)
 {
 	unsigned char *buf = alloc_pages(BLOCK);
+	ssize_t n;
 
 	for (struct writer *w = st->writers; w < st->writers + WRITERS; w++) {
 		for (unsigned int i = 0; i < BLOCKS; i++) {
-			if (pread_full(fd, buf, BLOCK, block_pos(w, i)) ==
-			    (ssize_t)BLOCK)
+			n = pread_full(fd, buf, BLOCK, block_pos(w, i));
+			if (n == (ssize_t)BLOCK)
 				check_block(w, buf, i, where);
 			else
-				complain(st, "%s: cannot be read at %lld",
-					 where, (long long)block_pos(w, i));
+				complain(st, "%s: read at %lld: %zd", where,
+					 (long long)block_pos(w, i), n);
 		}
 	}
 	free(buf);
@@ -438,6 +442,7 @@ static int bind_device(struct __test_metadata *_metadata, struct loop *lo,
 	return 0;
 }
 
+/* They begin when st->go is set: no thread can be created during faults. */
 static void start_writers(struct __test_metadata *_metadata, struct stress *st,
 			  pthread_t threads[WRITERS])
 {
@@ -595,6 +600,7 @@ TEST_F_TIMEOUT(changes, model, 4 * 3600)
 	alarm(seconds + HANG_SECONDS);
 	undo = undo_later(_metadata, remove_spare, NULL);
 	start_writers(_metadata, st, writers);
+	__atomic_store_n(&st->go, true, __ATOMIC_RELAXED);
 	for (unsigned int i = 0; i < ARRAY_SIZE(changes); i++) {
 		changers[i].st = st;
 		changers[i].change = &changes[i];
@@ -731,9 +737,10 @@ static int start_faults(const char *fault, const char *percent)
 	       set_fault(fault, "probability", percent);
 }
 
+/* As long as there are faults that can fail as well. */
 static void stop_faults(const void *fault)
 {
-	set_fault(fault, "probability", "0");
+	wait_for(!set_fault(fault, "probability", "0"), SOON);
 	set_fault(fault, "inject", "");
 }
 
@@ -852,14 +859,15 @@ TEST_F_TIMEOUT(faults, model, 4 * 3600)
 	undo = undo_later(_metadata, stop_faults, variant->fault);
 	poll(NULL, 0, 200);	/* what was printed is through all pipes */
 	ASSERT_EQ(start_faults(variant->fault, variant->percent), 0);
+	__atomic_store_n(&st->go, true, __ATOMIC_RELAXED);
 	while (now() < end && !stopped(st)) {
 		/* what was cached is read anew */
 		poll(NULL, 0, 100);
 		write_text("/proc/sys/vm/drop_caches", "1");
 		posix_fadvise(st->image, 0, 0, POSIX_FADV_DONTNEED);
 	}
-	faults = faults_so_far(variant->fault);
 	undo_now(_metadata, undo);
+	faults = faults_so_far(variant->fault);
 	if (requests)
 		ASSERT_EQ(fail_requests_of(&st->lower, "0"), 0);
 	__atomic_store_n(&st->stop, true, __ATOMIC_RELAXED);
