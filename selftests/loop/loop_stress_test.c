@@ -181,9 +181,11 @@ static void *run_writer(void *arg)
 	struct writer *w = arg;
 	unsigned int block, n;
 
-	while (!__atomic_load_n(&w->st->go, __ATOMIC_RELAXED))
-		poll(NULL, 0, 1);
 	while (!stopped(w->st)) {
+		if (!__atomic_load_n(&w->st->go, __ATOMIC_RELAXED)) {
+			poll(NULL, 0, 1);
+			continue;
+		}
 		block = rnd(&w->rng) % BLOCKS;
 		n = 1 + rnd(&w->rng) % MAX_BLOCKS;
 		if (n > BLOCKS - block)
@@ -442,7 +444,7 @@ static int bind_device(struct __test_metadata *_metadata, struct loop *lo,
 	return 0;
 }
 
-/* They begin when st->go is set: no thread can be created during faults. */
+/* They work while st->go is set: no thread can be created during faults. */
 static void start_writers(struct __test_metadata *_metadata, struct stress *st,
 			  pthread_t threads[WRITERS])
 {
@@ -859,12 +861,15 @@ TEST_F_TIMEOUT(faults, model, 4 * 3600)
 	undo = undo_later(_metadata, stop_faults, variant->fault);
 	poll(NULL, 0, 200);	/* what was printed is through all pipes */
 	ASSERT_EQ(start_faults(variant->fault, variant->percent), 0);
-	__atomic_store_n(&st->go, true, __ATOMIC_RELAXED);
 	while (now() < end && !stopped(st)) {
-		/* what was cached is read anew */
-		poll(NULL, 0, 100);
-		write_text("/proc/sys/vm/drop_caches", "1");
+		/* What is cached is read anew; what is dirty cannot be. */
+		fsync(st->image);
 		posix_fadvise(st->image, 0, 0, POSIX_FADV_DONTNEED);
+		write_text("/proc/sys/vm/drop_caches", "1");
+		__atomic_store_n(&st->go, true, __ATOMIC_RELAXED);
+		poll(NULL, 0, 100);
+		__atomic_store_n(&st->go, false, __ATOMIC_RELAXED);
+		poll(NULL, 0, 10);
 	}
 	undo_now(_metadata, undo);
 	faults = faults_so_far(variant->fault);
