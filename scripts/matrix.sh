@@ -144,28 +144,30 @@ faults_injected() {
 	cat "$log"/kselftest.* | awk '/^# [0-9]+ (faults,|allocations failed)/ { n += $2 } END { print n + 0 }'
 }
 
-# in_guest WHAT SECONDS COMMAND...: for hours; what it says to $file. Of KUnit only the
-# cases that race are there, units_race, grab_stress and grab_locked_stress: others
-# compare folios with what was there before, and these can be migrated meanwhile.
+# in_guest WHAT SECONDS ARGS COMMAND...: for hours, with these kernel arguments; what
+# it says to $file
 in_guest() {
 	run "$1" "$file" "$repo/scripts/vm" --kernel "$image" --mem 2G --timeout "$2" --console "$file.console" \
-		--append 'kunit.enable=1 kunit.autorun=0 kunit.filter_glob=*.*_[rs][at][cr]e*' -- "${@:3}"
+		--append "$3" -- "${@:4}"
 }
 
 matrix_fuzz() {
 	local file=$log/matrix.fuzz
 	build_guest guest-kasan || return 0
-	expect "fuzz: see $file" in_guest "a million ioctls" 14400 \
+	expect "fuzz: see $file" in_guest "a million ioctls" 14400 '' \
 		env -C "$ksft/install/loop" LOOP_TEST_CALLS=1000000 ./loop_hostile_test -r fuzz.ioctls
 	matrix_said=$(sed -n 's/^# LOOP_TEST_SEED=\([0-9]*\).*/seed \1/p; s/^# \(.* transfers\)$/\1/p' "$file" | paste -sd,)
 }
 
-# matrix_stress MINUTES
+# matrix_stress MINUTES: of KUnit only the cases that race, units_race, grab_stress and
+# grab_locked_stress: others compare folios with what was there before, and these can
+# be migrated meanwhile.
 matrix_stress() {
 	local seconds=$(($1 * 60)) file=$log/matrix.stress seed
 	seed=$(date +%s)
 	build_guest guest-kasan || return 0
 	expect "stress: see $file" in_guest "$1 minutes of stress" $((seconds + 1800)) \
+		'kunit.enable=1 kunit.autorun=0 kunit.filter_glob=*.*_[rs][at][cr]e*' \
 		"$repo/scripts/stress-guest" "$seconds" "$seed" "$ksft/install"
 	grep '^not ok' "$file" || :
 	matrix_said="seed $seed, $(tail -n 1 "$file")"
