@@ -18,20 +18,6 @@
 #define OLD		1
 #define NEW		2
 
-static int loop_control(unsigned long request, int nr)
-{
-	int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	int ret;
-
-	if (ctl < 0)
-		return -errno;
-	ret = ioctl(ctl, request, nr);
-	if (ret < 0)
-		ret = -errno;
-	close(ctl);
-	return ret;
-}
-
 /* Add a device that never has been bound, and open it. */
 static int loop_add(struct loop *lo, int mode)
 {

@@ -56,17 +56,6 @@ struct fuzzer {
 	void *buf;
 };
 
-static int loop_control(unsigned long request, unsigned int nr)
-{
-	int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	int ret = ioctl(ctl, request, nr);
-
-	if (ret < 0)
-		ret = -errno;
-	close(ctl);
-	return ret;
-}
-
 static void count(unsigned long *counter)
 {
 	__atomic_add_fetch(counter, 1, __ATOMIC_RELAXED);

@@ -337,29 +337,19 @@ static int read_moving(struct stress *st, __u64 *rng)
 	return err;
 }
 
-/* LOOP_CTL_ADD or LOOP_CTL_REMOVE */
-static int control_spare(unsigned long request)
-{
-	int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC), err;
-
-	if (ctl < 0)
-		return errno;
-	err = result(ioctl(ctl, request, SPARE));
-	close(ctl);
-	return err;
-}
-
 static int add_remove(struct stress *st, __u64 *rng)
 {
-	int err = control_spare(rnd(rng) % 2 ? LOOP_CTL_ADD : LOOP_CTL_REMOVE);
+	int ret = loop_control(rnd(rng) % 2 ? LOOP_CTL_ADD : LOOP_CTL_REMOVE,
+			       SPARE);
 
 	/* there or not there already, or attach_moving() is using it */
-	return err == EEXIST || err == ENODEV || err == EBUSY ? 0 : err;
+	return ret >= 0 || ret == -EEXIST || ret == -ENODEV || ret == -EBUSY ?
+	       0 : -ret;
 }
 
 static void remove_spare(const void *unused)
 {
-	wait_for(control_spare(LOOP_CTL_REMOVE) != EBUSY, SOON);
+	wait_for(loop_control(LOOP_CTL_REMOVE, SPARE) != -EBUSY, SOON);
 }
 
 static int shake_memory(struct stress *st, __u64 *rng)

@@ -210,26 +210,31 @@ static __maybe_unused int loop_configure(int fd, const struct loop_args *args)
 	return ioctl(fd, LOOP_CONFIGURE, &config) ? -errno : 0;
 }
 
+/* An ioctl of /dev/loop-control: its result, a device number, or -errno. */
+static __maybe_unused int loop_control(unsigned long request, int nr)
+{
+	int ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	int ret;
+
+	if (ctl < 0)
+		return -errno;
+	ret = ioctl(ctl, request, nr);
+	if (ret < 0)
+		ret = -errno;
+	close(ctl);
+	return ret;
+}
+
 /* Open a loop device that is not bound. */
 static __maybe_unused int loop_open_free(struct loop *lo, int mode)
 {
-	int ctl, err = 0;
-
 	lo->fd = -1;
-	ctl = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	if (ctl < 0)
-		return -errno;
-	lo->nr = ioctl(ctl, LOOP_CTL_GET_FREE);
-	if (lo->nr < 0) {
-		err = -errno;
-	} else {
-		snprintf(lo->dev, sizeof(lo->dev), "/dev/loop%d", lo->nr);
-		lo->fd = open(lo->dev, mode | O_CLOEXEC);
-		if (lo->fd < 0)
-			err = -errno;
-	}
-	close(ctl);
-	return err;
+	lo->nr = loop_control(LOOP_CTL_GET_FREE, 0);
+	if (lo->nr < 0)
+		return lo->nr;
+	snprintf(lo->dev, sizeof(lo->dev), "/dev/loop%d", lo->nr);
+	lo->fd = open(lo->dev, mode | O_CLOEXEC);
+	return lo->fd < 0 ? -errno : 0;
 }
 
 /*
