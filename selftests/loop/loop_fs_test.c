@@ -78,27 +78,12 @@ FIXTURE_VARIANT_ADD(ext4, write)
 	.limit = 7001,
 };
 
-/* Open @path and bind a device to it. Non-zero if that marked it as skipped. */
+/* Bind a device to @path. Non-zero if that has marked the test as skipped. */
 static int attach(struct __test_metadata *_metadata, struct loop *loop,
 		  const char *path, bool direct)
 {
-	struct loop_args args = {
-		.mode = O_RDWR,
-		.flags = direct ? LO_FLAGS_DIRECT_IO : 0,
-	};
-	struct loop_info64 info;
-	int err;
-
-	args.file = open(path, O_RDWR | O_CLOEXEC);
-	ASSERT_GE(args.file, 0);
-	err = loop_attach(loop, &args);
-	close(args.file);
-	if (err == -EINVAL && no_user_window())
-		SKIP_NO_USER_WINDOW(return -1);
-	ASSERT_EQ(0, err);
-	ASSERT_EQ(0, loop_status(loop, &info));
-	ASSERT_EQ(direct, !!(info.lo_flags & LO_FLAGS_DIRECT_IO));
-	return 0;
+	return loop_attach_path(_metadata, loop, path, O_RDWR,
+				direct ? LO_FLAGS_DIRECT_IO : 0);
 }
 
 /* Replace the image by an empty one, with an ext4 of @size on it. */

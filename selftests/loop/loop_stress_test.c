@@ -417,23 +417,6 @@ static void init_stress(struct stress *st)
 	}
 }
 
-/* Bind a device to @path. Non-zero if that has marked the test as skipped. */
-static int bind_device(struct __test_metadata *_metadata, struct loop *lo,
-		       const char *path, __u32 flags)
-{
-	struct loop_args args = { .mode = O_RDWR | O_DIRECT, .flags = flags };
-	int err;
-
-	args.file = open(path, O_RDWR | O_CLOEXEC);
-	ASSERT_GE(args.file, 0);
-	err = loop_attach(lo, &args);
-	close(args.file);
-	if (err == -EINVAL && no_user_window())
-		SKIP_NO_USER_WINDOW(return -1);
-	ASSERT_EQ(err, 0);
-	return 0;
-}
-
 /* They work while st->go is set: no thread can be created during faults. */
 static void start_writers(struct __test_metadata *_metadata, struct stress *st,
 			  pthread_t threads[WRITERS])
@@ -549,8 +532,9 @@ FIXTURE_SETUP(changes)
 		return;
 	st->image = make_file(WOFS "/image", SPAN);
 	ASSERT_GE(st->image, 0);
-	if (bind_device(_metadata, &st->main, WOFS "/image",
-			st->dio ? LO_FLAGS_DIRECT_IO : 0))
+	if (loop_attach_path(_metadata, &st->main, WOFS "/image",
+			     O_RDWR | O_DIRECT,
+			     st->dio ? LO_FLAGS_DIRECT_IO : 0))
 		return;
 
 	pattern_fill(buf, SPAN, 0, OLD);
@@ -784,7 +768,8 @@ FIXTURE_SETUP(faults)
 		SKIP(return, "no %s", path);
 	if (variant->type) {
 		close(make_file(WOFS "/lower", LOWER_SIZE));
-		if (bind_device(_metadata, &st->lower, WOFS "/lower", 0))
+		if (loop_attach_path(_metadata, &st->lower, WOFS "/lower",
+				     O_RDWR, 0))
 			return;
 		status = run("%s %s", variant->mkfs, st->lower.dev);
 		if (status == 127)
@@ -801,7 +786,8 @@ FIXTURE_SETUP(faults)
 		image = MNT "/image";
 	}
 	make_image(_metadata, st, image);
-	bind_device(_metadata, &st->main, image, variant->flags);
+	loop_attach_path(_metadata, &st->main, image, O_RDWR | O_DIRECT,
+			 variant->flags);
 }
 
 FIXTURE_TEARDOWN(faults)

@@ -365,6 +365,28 @@ static __maybe_unused bool no_user_window(void)
 	SKIP(statement,							\
 	     "loop needs iter methods (CONFIG_BLK_DEV_LOOP_USER_WINDOW)")
 
+/* Bind a device to @path. Non-zero if that has marked the test as skipped. */
+static __maybe_unused int loop_attach_path(struct __test_metadata *_metadata,
+					   struct loop *lo, const char *path,
+					   int mode, __u32 flags)
+{
+	struct loop_args args = { .mode = mode, .flags = flags };
+	struct loop_info64 info;
+	int err;
+
+	args.file = open(path, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(args.file, 0);
+	err = loop_attach(lo, &args);
+	close(args.file);
+	if (err == -EINVAL && no_user_window())
+		SKIP_NO_USER_WINDOW(return -1);
+	ASSERT_EQ(err, 0);
+	ASSERT_EQ(loop_status(lo, &info), 0);
+	ASSERT_EQ(info.lo_flags & LO_FLAGS_DIRECT_IO,
+		  flags & LO_FLAGS_DIRECT_IO);
+	return 0;
+}
+
 /*
  * Data that depends on its position @pos, in bytes, and on @seed: data that is
  * from elsewhere or from earlier is not taken for right.

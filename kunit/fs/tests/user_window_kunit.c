@@ -996,26 +996,39 @@ static void window_waits_alone(struct kunit *test)
 	DECLARE_COMPLETION_ONSTACK(entered);
 	DECLARE_COMPLETION_ONSTACK(leave);
 	struct window_test *t = test->priv;
-	struct window_worker waiter = {
+	struct window_worker first = {
 		.t = t, .win = create_window(test), .dir = m->dir,
 	};
+	struct window_worker second = {
+		.t = t, .win = first.win, .dir = m->dir, .id = 1,
+	};
 	struct user_window *other = create_window(test);
+	unsigned long early = 1;
 	struct iov_iter iter;
 
 	t->entered = &entered;
 	t->leave = &leave;
-	start_worker(test, &waiter, one_transfer_fn);
+	start_worker(test, &first, one_transfer_fn);
 	if (wait_for_completion_timeout(&entered, WIN_TIMEOUT)) {
 		layout_iter(test, &plain_layout, m->dir, WIN_SIZE, &iter);
 		KUNIT_EXPECT_EQ(test, transfer(other, t->file, m->dir, &iter,
-					       REGION_SIZE), WIN_SIZE);
-		KUNIT_EXPECT_FALSE(test, completion_done(&waiter.done));
+					       2 * REGION_SIZE), WIN_SIZE);
+		KUNIT_EXPECT_FALSE(test, completion_done(&first.done));
+
+		/* If it did not wait, it would be through by then. */
+		start_worker(test, &second, one_transfer_fn);
+		early = wait_for_completion_timeout(&second.done, HZ / 5);
+		KUNIT_EXPECT_EQ(test, early, 0);
+		KUNIT_EXPECT_EQ(test, t->calls, 2);
 	} else {
 		KUNIT_FAIL(test, "the method was not called");
 	}
 	complete(&leave);
-	wait_for_completion(&waiter.done);
-	KUNIT_EXPECT_EQ(test, waiter.err, 0);
+	wait_for_completion(&first.done);
+	if (!early)
+		wait_for_completion(&second.done);
+	KUNIT_EXPECT_EQ(test, first.err, 0);
+	KUNIT_EXPECT_EQ(test, second.err, 0);
 }
 
 static struct kunit_case window_cases[] = {
