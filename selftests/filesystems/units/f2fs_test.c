@@ -285,7 +285,7 @@ static void *write_pieces(void *arg)
 	return NULL;
 }
 
-TEST_F(f2fs, writers_of_one_cluster)
+TEST_F_TIMEOUT(f2fs, writers_of_one_cluster, 300)
 {
 	struct volume *vol = &self->vol;
 	struct writer writers[NR_WRITERS];
@@ -328,7 +328,7 @@ static void *evict_until_stopped(void *arg)
 }
 
 /* Folios go away between the read and the second lock: that starts again. */
-TEST_F(f2fs, overwrite_while_evicted)
+TEST_F_TIMEOUT(f2fs, overwrite_while_evicted, 300)
 {
 	struct volume *vol = &self->vol;
 	struct evicter e = { .vol = vol };

@@ -362,7 +362,7 @@ static void *write_pieces(void *arg)
 	return NULL;
 }
 
-TEST_F(ocfs2, neighbours_in_one_cluster)
+TEST_F_TIMEOUT(ocfs2, neighbours_in_one_cluster, 300)
 {
 	struct volume *vol = &self->vol;
 	struct writer writers[NR_WRITERS];
