@@ -93,6 +93,9 @@ lock() {
 	export GRAB_FOLIOS_LOCKED=$cache
 }
 
+# late: is the time over in which something more may be begun (scripts/test --minutes)?
+late() { [[ -n ${GRAB_FOLIOS_UNTIL:-} ]] && ((EPOCHSECONDS >= GRAB_FOLIOS_UNTIL)); }
+
 elapsed() { printf '%d:%02d' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); }
 
 # ticker WHAT LOG: says that WHAT is running, until killed or orphaned.
@@ -192,9 +195,10 @@ apt_install() {
 # --- git ---------------------------------------------------------------------
 
 # git_fixed ...: git without the user's configuration, and with fixed names
-# and dates, so that the same input gives the same commit id everywhere.
+# and dates, so that the same input gives the same commit id everywhere; where
+# $index is set, with that index.
 git_fixed() {
-	env -u GIT_DIR -u GIT_WORK_TREE -u GIT_INDEX_FILE \
+	env -u GIT_DIR -u GIT_WORK_TREE -u GIT_INDEX_FILE ${index:+"GIT_INDEX_FILE=$index"} \
 		GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_ATTR_NOSYSTEM=1 \
 		XDG_CONFIG_HOME=/dev/null GIT_TEMPLATE_DIR= GIT_EDITOR=: GIT_PAGER=cat \
 		GIT_AUTHOR_NAME='grab-folios import' GIT_AUTHOR_EMAIL=import@grab-folios.invalid \
@@ -300,18 +304,36 @@ kernel_image() { if [[ $arch == um ]]; then echo "$1/linux"; else echo "$1/arch/
 
 # The copy of the tree that the kernels of the kselftests are built from, one
 # after the other and in one build directory, as most objects are the same
-guest_checkout() {
+guest_checkout() { guest_clone && g checkout -q -f --detach "$1"; }
+guest_clone() {
 	clone_tree "$linux" "$guest" &&
-		git_fixed -C "$guest" fetch -q --no-tags "$linux" +series:refs/guest/series +base:refs/guest/base &&
-		rm -rf "$guest/.git/"{REVERT_HEAD,CHERRY_PICK_HEAD,sequencer} &&
-		git_fixed -C "$guest" checkout -q -f --detach "$1"
+		g fetch -q --no-tags "$linux" +series:refs/guest/series +base:refs/guest/base
 }
+g() { git_fixed -C "$guest" "$@"; }
 
-# guest_checkout_base COMMIT: one without the series; the test filesystem of a
-# later topic in addition
-guest_checkout_base() {
-	guest_checkout "$1" &&
-		git_fixed -C "$guest" cherry-pick "$(git_fixed -C "$guest" log --format=%H --diff-filter=A refs/guest/base..refs/guest/series -- lib/test_wofs.c)"
+# guest_without END [COMMIT]...: check out END, a commit below the series, without
+# the COMMITs. It has two things of the series: the test filesystem, and the headers
+# that most objects depend on, which only declare more; with those of END nearly
+# everything would have to be built anew.
+guest_without() {
+	local tree
+	guest_clone && tree=$(tree_without "$@") &&
+		g checkout -q -f --detach "$(g commit-tree -p "$1" -m 'for a guest' "$tree")"
+}
+# in an index of its own: what is checked out changes once, and files that stay as
+# they are keep their times
+tree_without() {
+	local index=$work/guest.index range=refs/guest/base..refs/guest/series commit headers
+	rm -f "$index" "$index.lock"	# a killed run left it
+	g read-tree "$1" || return
+	for commit in "${@:2}"; do
+		g diff "$commit~" "$commit" | g apply --cached --3way -R || return
+	done
+	commit=$(g log --format=%H --diff-filter=A $range -- lib/test_wofs.c)
+	g diff "$commit~" "$commit" | g apply --cached --3way || return
+	mapfile -t headers < <(g diff --name-only $range -- include fs/internal.h mm/internal.h)
+	g ls-tree refs/guest/series "${headers[@]}" | g update-index --add --index-info &&
+		g write-tree
 }
 
 # build_uml WHAT DIR LOG [base]: the kernel of the kselftests from $guest as it is, and

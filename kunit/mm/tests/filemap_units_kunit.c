@@ -529,7 +529,8 @@ static bool units_idle(struct units *u)
 	xa_lock_irq(&u->mapping->i_pages);
 	xa_for_each(&u->mapping->i_pages, index, folio) {
 		if (!xa_is_value(folio) &&
-		    (folio_test_locked(folio) || folio_ref_count(folio) != 1))
+		    (folio->mapping != u->mapping ||
+		     folio_test_locked(folio) || folio_ref_count(folio) != 1))
 			idle = false;
 	}
 	xa_unlock_irq(&u->mapping->i_pages);
@@ -559,16 +560,21 @@ static void units_exit(struct kunit *test)
 	 */
 	read_poll_timeout(units_idle, idle, idle, USEC_PER_MSEC,
 			  200 * USEC_PER_MSEC, false, u);
-	xa_for_each(&u->mapping->i_pages, index, folio) {
-		if (idle || xa_is_value(folio))
-			continue;
-		KUNIT_EXPECT_EQ_MSG(test, folio_ref_count(folio), 1,
-				    "folio %lu", index);
-		busy |= folio_test_locked(folio);
+	if (!idle) {
+		xa_for_each(&u->mapping->i_pages, index, folio) {
+			if (xa_is_value(folio))
+				continue;
+			KUNIT_EXPECT_EQ_MSG(test, folio_ref_count(folio), 1,
+					    "folio %lu", index);
+			busy |= folio_test_locked(folio) ||
+				folio->mapping != u->mapping ||
+				!folio_ref_count(folio);
+		}
 	}
 	if (busy) {
 		/* Somebody may still use it: keep all of it. */
-		KUNIT_FAIL(test, "a folio or invalidate_lock left locked");
+		KUNIT_FAIL(test,
+			   "a folio or invalidate_lock left locked, or freed");
 		mntget(units_mnt);
 		return;
 	}

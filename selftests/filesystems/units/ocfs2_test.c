@@ -162,7 +162,7 @@ static void verify_everywhere(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, image_umount(&vol->im));
 	/* without the limit, it faults in and locks a cache of 256 MiB */
 	if (image_have("fsck.ocfs2"))
-		ASSERT_EQ(0, image_run("ulimit -v 65536; fsck.ocfs2 -fn %s",
+		ASSERT_EQ(0, image_run("ulimit -v 24576; fsck.ocfs2 -fn %s",
 				       vol->im.path));
 	ASSERT_EQ(0, image_mount(&vol->im, "ocfs2", 0, "heartbeat=none"));
 	vol->fd = open_file(vol, 0);
