@@ -117,9 +117,9 @@ races_of_series() {
 # build_guest guest-um|guest-kasan: the kernel that looks for more, to $image, and
 # the kselftests
 build_guest() {
-	local out=$work/matrix/$1 arch=um fragments=("$repo/kunit/"{uml,kasan-um}.config)
+	local out=$work/matrix/$1 arch=um fragments=("$repo/kunit/kasan-um.config")
 	[[ $1 == guest-um ]] || arch=x86_64 fragments=("$repo/kunit/"{qemu,kasan}.config)
-	mapfile -t -O 2 fragments < <(kselftest_fragments)
+	mapfile -t -O ${#fragments[@]} fragments < <(kselftest_fragments)
 	build_kernel "$1" "$linux" "$out" "$log/matrix.$1" '' "$repo/kunit/kselftest.config" "${fragments[@]}" ||
 		{ not_ok "$1: does not build"; return 1; }
 	image=$(kernel_image "$out")
