@@ -50,7 +50,7 @@ FIXTURE_VARIANT_ADD(f2fs, pages_4) {
 
 FIXTURE_VARIANT_ADD(f2fs, pages_256) {
 	.log = 8,
-	.rounds = 10,
+	.rounds = 40,
 };
 
 static int open_file(struct volume *vol, int flags)
@@ -183,17 +183,41 @@ static void do_evict(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, posix_fadvise(vol->fd, 0, 0, POSIX_FADV_DONTNEED));
 }
 
+static void expect_compressed(struct __test_metadata *_metadata,
+			      struct volume *vol, __u64 blocks)
+{
+	__u64 saved = 0;
+
+	ASSERT_EQ(0, ioctl(vol->fd, F2FS_IOC_GET_COMPRESS_BLOCKS, &saved));
+	ASSERT_GE(saved, blocks)
+		TH_LOG("the file is not compressed");
+}
+
 /* A file of compressed clusters, on disk only. */
 static void fill_file(struct __test_metadata *_metadata,
 		      struct volume *vol)
 {
-	__u64 saved = 0;
-
 	do_write(_metadata, vol, 0, CLUSTERS * vol->cluster);
 	do_evict(_metadata, vol);
-	ASSERT_EQ(0, ioctl(vol->fd, F2FS_IOC_GET_COMPRESS_BLOCKS, &saved));
-	ASSERT_GE(saved, CLUSTERS)
-		TH_LOG("the file is not compressed");
+	expect_compressed(_metadata, vol, CLUSTERS);
+}
+
+/*
+ * One compressed cluster with many blocks, three for four pages: it takes long
+ * until the last one is submitted.
+ */
+static void fill_cluster(struct __test_metadata *_metadata,
+			 struct volume *vol)
+{
+	unsigned int seed = 1;
+
+	memset(vol->buf, 0, vol->cluster);
+	for (size_t i = 0; i < vol->cluster; i++)
+		if (i / vol->page % 8 >= 2)
+			vol->buf[i] = rand_r(&seed) >> 8;
+	ASSERT_EQ(vol->cluster, pwrite(vol->fd, vol->buf, vol->cluster, 0));
+	ASSERT_EQ(0, fsync(vol->fd));
+	expect_compressed(_metadata, vol, 1);
 }
 
 /* No folio of the cluster is uptodate: all are read. */
@@ -352,6 +376,10 @@ static void *write_until_error(void *arg)
 	return NULL;
 }
 
+/*
+ * It is not enough that the writer waits for the first page: it takes the locks
+ * one by one and lets go of them before it takes all. Meet it in between.
+ */
 static void write_back_until_error(void *arg)
 {
 	struct volume *vol = arg;
@@ -359,8 +387,9 @@ static void write_back_until_error(void *arg)
 
 	if (pthread_create(&thread, NULL, write_until_error, vol))
 		_exit(1);
-	while (!fsync(vol->fd))
-		;
+	do
+		usleep(rand_r(&vol->seed) % 5000);
+	while (!fsync(vol->fd));
 	pthread_join(thread, NULL);
 }
 
@@ -368,7 +397,7 @@ static void write_back_until_error(void *arg)
  * One thread writes to a cluster and another one writes it back, until there is
  * no segment for the compressed blocks. The pages of which the blocks have been
  * submitted are taken back then, and the writer must not have one of them
- * locked. It takes a few rounds to meet it there.
+ * locked. Without the fix it had in about every sixth round.
  */
 TEST_F_TIMEOUT(f2fs, no_space_in_cluster, 300)
 {
@@ -380,7 +409,8 @@ TEST_F_TIMEOUT(f2fs, no_space_in_cluster, 300)
 	for (int i = 0; i < variant->rounds; i++) {
 		if (i)
 			volume_create(_metadata, vol);
-		fill_file(_metadata, vol);
+		vol->seed = i;
+		fill_cluster(_metadata, vol);
 		if (mount(NULL, vol->im.mnt, NULL, MS_REMOUNT, options))
 			SKIP(return, "needs CONFIG_F2FS_FAULT_INJECTION");
 		ASSERT_EQ(0, in_child(write_back_until_error, vol, 60))
