@@ -311,10 +311,10 @@ guest_clone() {
 }
 g() { git_fixed -C "$guest" "$@"; }
 
-# guest_without END [COMMIT]...: check out END, a commit below the series, without
-# the COMMITs. It has two things of the series: the test filesystem, and the headers
-# that most objects depend on, which only declare more; with those of END nearly
-# everything would have to be built anew.
+# guest_without END [COMMIT | +NAME]...: check out END, a commit below the series,
+# without the COMMITs, and with the mistakes NAME. It has two things of the series:
+# the test filesystem, and the headers that most objects depend on, which only
+# declare more; with those of END nearly everything would have to be built anew.
 guest_without() {
 	local tree
 	guest_clone && tree=$(tree_without "$@") &&
@@ -327,7 +327,10 @@ tree_without() {
 	rm -f "$index" "$index.lock"	# a killed run left it
 	g read-tree "$1" || return
 	for commit in "${@:2}"; do
-		g diff "$commit~" "$commit" | g apply --cached --3way -R || return
+		case $commit in
+		+*) g apply --cached "$repo/scripts/proofs.d/${commit#+}.diff" ;;
+		*) g diff "$commit~" "$commit" | g apply --cached --3way -R ;;
+		esac || return
 	done
 	commit=$(g log --format=%H --diff-filter=A $range -- lib/test_wofs.c)
 	g diff "$commit~" "$commit" | g apply --cached --3way || return

@@ -13,9 +13,7 @@
 #include <sys/fanotify.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
-#include <linux/aio_abi.h>
 
 #include "loop_test.h"
 
@@ -570,42 +568,20 @@ TEST_F(io, odd_pieces)
 	free(memory);
 }
 
-struct piece {
-	void *buf;
-	size_t len;
-	off_t pos;
-};
-
-#define MAX_PIECES	64
-
 /*
  * Submit all pieces at once and wait for all. The number of those that were
  * transferred entirely, or a negative errno.
  */
-static int rw_at_once(int fd, int opcode, const struct piece *pieces, int nr)
+static int rw_at_once(int fd, int opcode, struct piece *pieces, int nr)
 {
-	struct iocb iocb[MAX_PIECES] = {}, *list[MAX_PIECES];
-	struct io_event events[MAX_PIECES];
 	aio_context_t ctx = 0;
-	int done = 0, n, err;
+	int done = 0, err;
 
 	if (syscall(SYS_io_setup, nr, &ctx))
 		return -errno;
-	for (int i = 0; i < nr; i++) {
-		iocb[i].aio_fildes = fd;
-		iocb[i].aio_lio_opcode = opcode;
-		iocb[i].aio_buf = (uintptr_t)pieces[i].buf;
-		iocb[i].aio_nbytes = pieces[i].len;
-		iocb[i].aio_offset = pieces[i].pos;
-		iocb[i].aio_data = i;
-		list[i] = &iocb[i];
-	}
-	n = syscall(SYS_io_submit, ctx, nr, list);
-	err = n < 0 ? -errno : n < nr ? -EAGAIN : 0;
-	if (n > 0)
-		n = syscall(SYS_io_getevents, ctx, n, n, events, NULL);
-	for (int i = 0; i < n; i++)
-		if (events[i].res == (__s64)pieces[events[i].data].len)
+	err = rw_pieces(ctx, fd, opcode, pieces, nr);
+	for (int i = 0; i < nr; i++)
+		if (pieces[i].ret == (ssize_t)pieces[i].len)
 			done++;
 	syscall(SYS_io_destroy, ctx);
 	return err ? err : done;

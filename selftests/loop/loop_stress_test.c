@@ -44,6 +44,7 @@ struct writer {
 	unsigned int nr;
 	__u64 rng;
 	unsigned char *buf;
+	aio_context_t aio;
 	/* versions are numbered from 1, 0 is a block of zeroes */
 	unsigned int version, sure[BLOCKS], last[BLOCKS];
 	unsigned long calls, failed;
@@ -135,45 +136,68 @@ static void check_block(struct writer *w, const unsigned char *buf,
 	}
 }
 
-static void failed(struct writer *w, const char *what, unsigned int block,
-		   unsigned int n, ssize_t ret)
+/*
+ * Read or write @n blocks at @block from or to @w->buf, at once or one by one but
+ * submitted together: those are merged into requests of many bios, for which loop
+ * has to allocate memory.  @done[i]: is that of the i-th block?
+ */
+static void transfer(struct writer *w, bool write, unsigned int block,
+		     unsigned int n, bool done[MAX_BLOCKS])
 {
+	unsigned int step = rnd(&w->rng) % 2 ? 1 : n, all = 0;
+	struct piece pieces[MAX_BLOCKS], *piece = pieces;
+	int err;
+
+	for (unsigned int i = 0; i < n; i += step)
+		*piece++ = (struct piece){
+			.buf = w->buf + i * BLOCK,
+			.len = step * BLOCK,
+			.pos = block_pos(w, block + i),
+		};
+	err = rw_pieces(w->aio, w->st->main.fd,
+			write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD, pieces,
+			piece - pieces);
+	for (unsigned int i = 0; i < n; i++) {
+		piece = &pieces[i / step];
+		done[i] = piece->ret >= (ssize_t)((i % step + 1) * BLOCK);
+		all += done[i];
+		if (!err && piece->ret < 0)
+			err = piece->ret;
+	}
+	w->calls++;
+	if (all == n)
+		return;
 	w->failed++;
 	if (!w->st->faults)
-		complain(w->st, "%s of %u blocks at %lld: %zd (%s)", what, n,
-			 (long long)block_pos(w, block), ret,
-			 ret < 0 ? strerror(errno) : "short");
+		complain(w->st, "%s of %u blocks at %lld: %s",
+			 write ? "write" : "read", n,
+			 (long long)block_pos(w, block),
+			 err ? strerror(-err) : "short");
 }
 
 static void write_blocks(struct writer *w, unsigned int block, unsigned int n)
 {
-	unsigned int i, done;
-	ssize_t ret;
+	bool done[MAX_BLOCKS];
 
-	for (i = 0; i < n; i++) {
+	for (unsigned int i = 0; i < n; i++) {
 		w->last[block + i] = ++w->version;
 		fill_block(w->buf + i * BLOCK, block_pos(w, block + i),
 			   w->version);
 	}
-	ret = pwrite(w->st->main.fd, w->buf, n * BLOCK, block_pos(w, block));
-	done = ret > 0 ? ret / BLOCK : 0;
-	for (i = 0; i < done; i++)
-		w->sure[block + i] = w->last[block + i];
-	if (done < n)
-		failed(w, "write", block, n, ret);
+	transfer(w, true, block, n, done);
+	for (unsigned int i = 0; i < n; i++)
+		if (done[i])
+			w->sure[block + i] = w->last[block + i];
 }
 
 static void read_blocks(struct writer *w, unsigned int block, unsigned int n)
 {
-	unsigned int i, done;
-	ssize_t ret;
+	bool done[MAX_BLOCKS];
 
-	ret = pread(w->st->main.fd, w->buf, n * BLOCK, block_pos(w, block));
-	done = ret > 0 ? ret / BLOCK : 0;
-	for (i = 0; i < done; i++)
-		check_block(w, w->buf + i * BLOCK, block + i, "device");
-	if (done < n)
-		failed(w, "read", block, n, ret);
+	transfer(w, false, block, n, done);
+	for (unsigned int i = 0; i < n; i++)
+		if (done[i])
+			check_block(w, w->buf + i * BLOCK, block + i, "device");
 }
 
 static void *run_writer(void *arg)
@@ -194,7 +218,6 @@ static void *run_writer(void *arg)
 			write_blocks(w, block, n);
 		else
 			read_blocks(w, block, n);
-		w->calls++;
 	}
 	return NULL;
 }
@@ -426,6 +449,7 @@ static void start_writers(struct __test_metadata *_metadata, struct stress *st,
 
 		w->buf = alloc_pages(MAX_BLOCKS * BLOCK);
 		ASSERT_NE(w->buf, NULL);
+		ASSERT_EQ(syscall(SYS_io_setup, MAX_BLOCKS, &w->aio), 0);
 		ASSERT_EQ(pthread_create(&threads[i], NULL, run_writer, w), 0);
 	}
 }
@@ -441,6 +465,7 @@ static unsigned long join_writers(struct stress *st, pthread_t threads[WRITERS],
 		pthread_join(threads[i], NULL);
 		failed += st->writers[i].failed;
 		*calls += st->writers[i].calls;
+		syscall(SYS_io_destroy, st->writers[i].aio);
 		free(st->writers[i].buf);
 	}
 	return failed;

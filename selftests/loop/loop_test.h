@@ -33,8 +33,10 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
+#include <linux/aio_abi.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
 
@@ -433,6 +435,51 @@ static __maybe_unused ssize_t find_difference(const void *a, const void *b,
 		if (p[i] != q[i])
 			return i;
 	return -1;
+}
+
+/* A part of a transfer, and what came of it: bytes or a negative errno. */
+struct piece {
+	void *buf;
+	size_t len;
+	off_t pos;
+	ssize_t ret;
+};
+
+#define MAX_PIECES	64
+
+/*
+ * IOCB_CMD_PREAD or IOCB_CMD_PWRITE all pieces, submitted at once, and wait for
+ * them. The error is that of submitting; some may be done nevertheless.
+ */
+static __maybe_unused int rw_pieces(aio_context_t ctx, int fd, int opcode,
+				    struct piece *pieces, int nr)
+{
+	struct iocb iocb[MAX_PIECES] = {}, *list[MAX_PIECES];
+	struct io_event event;
+	int submitted, err;
+
+	for (int i = 0; i < nr; i++) {
+		iocb[i].aio_fildes = fd;
+		iocb[i].aio_lio_opcode = opcode;
+		iocb[i].aio_buf = (uintptr_t)pieces[i].buf;
+		iocb[i].aio_nbytes = pieces[i].len;
+		iocb[i].aio_offset = pieces[i].pos;
+		iocb[i].aio_data = i;
+		list[i] = &iocb[i];
+		pieces[i].ret = -EAGAIN;
+	}
+	submitted = syscall(SYS_io_submit, ctx, nr, list);
+	err = submitted < 0 ? -errno : submitted < nr ? -EAGAIN : 0;
+	while (submitted > 0) {
+		if (syscall(SYS_io_getevents, ctx, 1, 1, &event, NULL) != 1) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		pieces[event.data].ret = event.res;
+		submitted--;
+	}
+	return err;
 }
 
 /* Read or write @len bytes unless there is an error; 0 at the end of file. */
