@@ -4,7 +4,8 @@
 # scripts/series check, which sources it: each topic alone, and each patch by
 # itself. The commits are made in a clone, $src, whose HEAD is the patch that is
 # looked at; the build directories of the two architectures are warm, so that
-# one patch takes seconds.
+# one patch takes seconds. All that is in $place, of which there are two, as a
+# patch keeps one processor busy.
 
 check_packages=(
 	sparse:sparse coccinelle:spatch python3-sphinx:sphinx-build
@@ -109,7 +110,7 @@ objects() {
 
 # configure ARCH: anew where a symbol may have come
 configure() {
-	local out=$work/check-$1
+	local out=$place/$1
 	mkdir -p "$out"
 	{
 		uml_fragments | xargs -rd '\n' cat
@@ -126,7 +127,7 @@ compile() {
 		[[ ! -f $src/${o%o}c ]] || there+=("$o")
 	done
 	((${#there[@]})) || return 0
-	make -s -C "$src" -j"$jobs" ARCH="$arch" O="$work/check-$arch" W=1 "$@" "${there[@]}"
+	make -s -C "$src" -j"$jobs" ARCH="$arch" O="$place/$arch" W=1 "$@" "${there[@]}"
 }
 
 check_objects() {
@@ -154,17 +155,17 @@ kunit_config() {
 	while IFS= read -r line; do
 		[[ $new != *" ${line%%=*} "* ]] || has_symbol "${line%%=*}" || continue
 		printf '%s\n' "$line"
-	done <"$repo/.kunitconfig" >"$work/check.kunitconfig"
-	grep -q _KUNIT_TEST= "$work/check.kunitconfig"
+	done <"$repo/.kunitconfig" >"$place/kunitconfig"
+	grep -q _KUNIT_TEST= "$place/kunitconfig"
 }
 
 check_kunit() {
-	local name=$1 file=$log/check.kunit dir=$work/check-kunit n
+	local name=$1 file=$log/check.kunit dir=$place/kunit n
 	[[ -n $(touched 'mm/*.c' include/linux/pagemap.h 'fs/*user_window*' '*_kunit.c') ]] && kunit_config || return 0
 	: >"$found"
 	mkdir -p "$dir"
 	run "$name: KUnit" "$file" python3 "$src/tools/testing/kunit/kunit.py" run --build_dir="$dir" \
-		--kunitconfig="$work/check.kunitconfig" --jobs="$jobs" --timeout=600 \
+		--kunitconfig="$place/kunitconfig" --jobs="$jobs" --timeout=600 \
 		--kernel_args=seccomp=on --kernel_args=ncpus=4 || echo "kunit.py failed: $file" >"$found"
 	n=$(sed -n 's/.*Testing complete\..*[ :]passed: \([0-9]*\).*/\1/p' "$file" | tail -n 1)
 	((${n:-0})) || echo "no test passed: $file" >>"$found"
@@ -175,18 +176,18 @@ check_kunit() {
 # --- kselftests ---------------------------------------------------------------
 
 user_headers() {
-	[[ -d $work/check-headers/usr/include ]] ||
-		make -s -C "$src" -j"$jobs" O="$work/check-headers" ARCH=x86_64 headers
+	[[ -d $place/headers/usr/include ]] ||
+		make -s -C "$src" -j"$jobs" O="$place/headers" ARCH=x86_64 headers
 }
 kselftests() {
-	user_headers && make -s -C "$src/tools/testing/selftests" -j"$jobs" O="$work/check-kselftest" TARGETS="$1" \
-		KHDR_INCLUDES="-isystem $work/check-headers/usr/include" FORCE_TARGETS=1
+	user_headers && make -s -C "$src/tools/testing/selftests" -j"$jobs" O="$place/kselftest" TARGETS="$1" \
+		KHDR_INCLUDES="-isystem $place/headers/usr/include" FORCE_TARGETS=1
 }
 
 # A program of a kselftest that is not in the .gitignore beside it
 not_ignored() {
 	local file
-	find "$work/check-kselftest/kselftest/$1" -maxdepth 1 -type f -perm -u+x -printf '%f\n' | while IFS= read -r file; do
+	find "$place/kselftest/kselftest/$1" -maxdepth 1 -type f -perm -u+x -printf '%f\n' | while IFS= read -r file; do
 		grep -qxF -- "$file" "$src/tools/testing/selftests/$1/.gitignore" ||
 			echo "tools/testing/selftests/$1/.gitignore: $file is missing"
 	done
@@ -196,7 +197,7 @@ check_kselftests() {
 	local name=$1 dir
 	while IFS= read -r dir; do
 		[[ -f $src/tools/testing/selftests/$dir/Makefile ]] || continue
-		rm -rf "$work/check-kselftest"
+		rm -rf "$place/kselftest"
 		new_complaints "$(touched tools)" "$name: kselftests" "$log/check.kselftest" kselftests "$dir"
 		[[ -s $found ]] || not_ignored "$dir" >"$found"
 		verdict "$name: kselftest $dir, .gitignore"
@@ -216,8 +217,8 @@ nobody() {
 }
 
 htmldocs() {
-	rm -rf "$work/check-docs"
-	make -s -C "$src" O="$work/check-docs" SPHINXDIRS="$1" htmldocs
+	rm -rf "$place/docs"
+	make -s -C "$src" O="$place/docs" SPHINXDIRS="$1" htmldocs
 }
 
 # check_whole NAME FROM: what is looked at once in a topic, which begins after FROM
@@ -312,20 +313,32 @@ older_kernel() {
 	fi
 }
 
-# on_older VERSION COMMAND...: in a subshell, with the tree of that kernel; the
-# numbers of its checks come back in a file
+# on_older VERSION COMMAND...: with the tree of that kernel
 on_older() {
 	older_kernel "$1" || return 0
 	(
-		passed=0 failed=0 skipped=0
 		use_linux "$1"
-		prepare && "${@:2}"
-		echo "$passed $failed $skipped" >"$cache/check.numbers"
+		sparse_wrapper
+		prepare 0 && apart "${@:2}"
 	)
-	local p f s
-	read -r p f s <"$cache/check.numbers" || { not_ok "Linux $1: stopped"; return; }
+	add_numbers 1 "Linux $1"
+}
+
+# apart COMMAND...: in a subshell; add_numbers takes the numbers of its checks over
+apart() {
+	passed=0 failed=0 skipped=0
+	"$@"
+	echo "$passed $failed $skipped" >>"$cache/check.numbers"
+}
+
+# add_numbers N WHAT: of N of these; who left none was stopped
+add_numbers() {
+	local p f s n=0
+	while read -r p f s; do
+		passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s)) n=$((n + 1))
+	done < <(cat "$cache/check.numbers" 2>/dev/null)
 	rm -f "$cache/check.numbers"
-	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	((n == $1)) || not_ok "$2: stopped"
 }
 
 # applies_alone DIR...: only that, without a checkout, in three ways: the tree of
@@ -372,17 +385,17 @@ backports() {
 
 # kernel NAME: User Mode Linux as it is in $src, for short_write()
 kernel() {
-	mkdir -p "$work/check-$1"
+	mkdir -p "$place/$1"
 	if ! run "configure um" "$log/check.config" configure um ||
-		! run "build the kernel $1" "$log/check.kernel" make -C "$src" -j"$jobs" ARCH=um O="$work/check-um" linux ||
-		! cp "$work/check-um/linux" "$work/check-$1/"; then
+		! run "build the kernel $1" "$log/check.kernel" make -C "$src" -j"$jobs" ARCH=um O="$place/um" linux ||
+		! cp "$place/um/linux" "$place/$1/"; then
 		not_ok "the kernel $1 does not build"
 	fi
 }
 
 # short_write NAME: what dd says of 8704 KiB that go to a file that can take 8492
 short_write() {
-	"$repo/scripts/vm" --kernel "$work/check-$1/linux" --timeout 120 -- bash -ec '
+	"$repo/scripts/vm" --kernel "$place/$1/linux" --timeout 120 -- bash -ec '
 		mount -t tmpfs -o size=8492k none /mnt
 		truncate -s 64M /mnt/img
 		losetup /dev/loop0 /mnt/img
@@ -392,14 +405,27 @@ apply_and_check() { "$repo/scripts/tree" --linux "$1" apply && "$repo/scripts/tr
 
 # --- all of it ----------------------------------------------------------------
 
-# prepare: $src, a clone of $linux
+# prepare N: the place of that number, and $src in it, a clone of $linux
 prepare() {
-	src=$work/check found=$work/check.found
-	: >"$found"
-	run "clone" "$log/check.git" clone_tree "$linux" "$src" &&
-		c fetch -q --no-tags --update-head-ok "$linux" +base:refs/heads/base
-	rm -rf "$src/.git/rebase-apply"
-	sparse_wrapper
+	place=$work/check-$1 log=$work/log/check-$1
+	src=$place/linux found=$place/found
+	mkdir -p "$place" && : >"$found" &&
+		run "clone" "$log/check.git" clone_tree "$linux" "$src" &&
+		c fetch -q --no-tags --update-head-ok "$linux" +base:refs/heads/base &&
+		rm -rf "$src/.git/rebase-apply"
+}
+
+# somewhere DIR: check that topic, in the place that is free
+somewhere() {
+	local n fd
+	for ((n = 0; ; n = 1 - n)); do
+		exec {fd}>"$work/check-$n.lock"
+		flock -n "$fd" && break
+		exec {fd}>&-
+		sleep 0.1
+	done
+	prepare "$n" || { not_ok "${1##*/}: cannot clone $linux"; return; }
+	apart check_topic "$1"
 }
 
 # do_check [TOPIC]...
@@ -415,20 +441,23 @@ do_check() {
 		[[ -d $repo/patches/$topic ]] || die "$topic: no such topic; there are: $(topics | paste -sd' ')"
 	done
 	"$repo/scripts/tree" apply || die "the series does not apply: see above"
-	prepare || die "cannot clone $linux: see above"
+	sparse_wrapper
+	prepare 0 || die "cannot clone $linux: see above"
+	rm -f "$cache/check.numbers"
 	if [[ -z $quick ]]; then
-		: >"$found"
 		run "scripts/tree check" "$log/check.tree" "$repo/scripts/tree" check ||
 			cp "$log/check.tree" "$found"
 		verdict "scripts/tree check: checkpatch --strict, author, MAINTAINERS of new files"
 	fi
-	for dir in "${dirs[@]}"; do check_topic "$dir"; done
+	for dir in "${dirs[@]}"; do beside somewhere "$dir"; done
+	beside_end
+	add_numbers ${#dirs[@]} "a topic"
 	if [[ -z $quick ]] && ! users_tree; then
 		check_cocci
 		on_older 7.2 applies_alone "${dirs[@]}"
 		(($#)) || on_older 6.12 backports 6.12
 	fi
-	say "all of it: $(elapsed "$start"); logs: $log/check.*"
+	say "all of it: $(elapsed "$start"); logs: $work/log/check-*"
 	echo "$passed passed, $failed failed$( ((!skipped)) || echo ", $skipped skipped")"
 	((failed == 0))
 }
