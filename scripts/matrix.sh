@@ -18,7 +18,9 @@ cells() {
 	s390x       | qemu-system-misc:qemu-system-s390x gcc-s390x-linux-gnu:s390x-linux-gnu-gcc | KUnit, s390x (big-endian)
 	riscv64     | qemu-system-misc:qemu-system-riscv64 gcc-riscv64-linux-gnu:riscv64-linux-gnu-gcc | KUnit, riscv64, large folios
 	guest-um    | | kselftests, User Mode Linux, KASAN, kmemleak
-	guest-kasan | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | kselftests, x86_64, KASAN, large folios
+	guest-ntfs  | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | kselftests of filesystems/ntfs, x86_64, KASAN
+	guest-units | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | kselftests of filesystems/units, x86_64, KASAN
+	guest-loop  | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | kselftests of loop, x86_64, KASAN
 	fuzz        | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | a million ioctls, x86_64, KASAN
 	stress      | qemu-system-x86:qemu-system-x86_64 libelf-dev:/usr/include/libelf.h | stress, x86_64, KASAN, large folios, 30 minutes
 	ctrl-c      | | Ctrl-C at each step of scripts/demo
@@ -53,7 +55,9 @@ matrix_cell() {
 		"${huge[@]}" --kconfig_add CONFIG_NR_CPUS=4 --kconfig_add CONFIG_ARM64_64K_PAGES=y ;;
 	s390x) matrix_kunit "$1" --arch=s390 --cross_compile=s390x-linux-gnu- --qemu_args='-smp 4 -m 1024' ;;
 	riscv64) matrix_kunit "$1" --arch=riscv --cross_compile=riscv64-linux-gnu- "${four[@]}" "${huge[@]}" ;;
-	guest-um | guest-kasan) matrix_guest "$1" ;;
+	guest-um) matrix_guest "$1" guest-um . ;;
+	guest-ntfs | guest-units) matrix_guest "$1" guest-kasan "^filesystems/${1#guest-} " ;;
+	guest-loop) matrix_guest "$1" guest-kasan '^loop ' ;;
 	fuzz) matrix_fuzz ;;
 	ctrl-c) matrix_interrupt ;;
 	stress) matrix_stress 30 ;;
@@ -126,23 +130,25 @@ build_guest() {
 	build_kselftests || { not_ok "the kselftests do not build"; return 1; }
 }
 
-# The kselftests, with fewer random operations where the machine is emulated. With
-# KASAN, User Mode Linux dies when it starts a second processor: it walks the stack,
-# which is one of the host's there, beyond its end.
+# matrix_guest NAME KERNEL PATTERN: the kselftests whose "COLLECTION PROGRAM" has the
+# pattern, with fewer random operations where the machine is emulated. With KASAN, User
+# Mode Linux dies when it starts a second processor: it walks the stack, which is one
+# of the host's there, beyond its end.
 matrix_guest() {
-	local name=$1 line p0=$passed
-	build_guest "$name" || return 0
-	if [[ $name == guest-um ]]; then cpus=1; else operations=3000; fi
+	local name=$1 line p0=$passed s0=$skipped logs=() faults
+	build_guest "$2" || return 0
+	if [[ $2 == guest-um ]]; then cpus=1; else operations=3000; fi
 	guest_timeout=7200
 	while IFS= read -r line; do
 		test_program "$image" "$line"
 		count_program "${line##* }"
-	done < <(programs)
-	matrix_said="$((passed - p0)) tests pass, $(faults_injected) faults injected"
+		logs+=("$log/kselftest.${line##* }")
+	done < <(programs | grep -- "$3")
+	matrix_said="$((passed - p0)) tests pass, $((skipped - s0)) skipped"
+	faults=$(faults_injected "${logs[@]}")
+	((!faults)) || matrix_said+=", $faults faults injected"
 }
-faults_injected() {
-	cat "$log"/kselftest.* | awk '/^# [0-9]+ (faults,|allocations failed)/ { n += $2 } END { print n + 0 }'
-}
+faults_injected() { awk '/^# [0-9]+ (faults,|allocations failed)/ { n += $2 } END { print n + 0 }' "$@"; }
 
 # in_guest WHAT SECONDS ARGS COMMAND...: for hours, with these kernel arguments; what
 # it says to $file
