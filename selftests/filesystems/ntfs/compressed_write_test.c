@@ -747,7 +747,7 @@ FIXTURE_TEARDOWN(space)
 }
 
 /* Blocks go to clusters that held other data, which may still be cached. */
-TEST_F(space, reads_back_what_reused_clusters_hold)
+TEST_F_TIMEOUT(space, reads_back_what_reused_clusters_hold, 120)
 {
 	size_t block = self->vol.block;
 	unsigned int i, rounds = 2 * IMAGE_SIZE / block, seed = 1;

@@ -21,6 +21,9 @@
 #define NR_FRAMES	4
 #define NR_READERS	4
 
+/* Seconds that readers of one file may take, also on an emulated machine. */
+#define BUSY		60
+
 /* What freed memory is filled with; pattern() is not often that. */
 #define POISON		0xa5
 
@@ -325,7 +328,7 @@ TEST_F(lznt, prefetch_ends)
 	expect_prefetch_ends(_metadata, self->fd, self->want, self->len);
 }
 
-TEST_F_TIMEOUT(lznt, concurrent_readers, 60)
+TEST_F_TIMEOUT(lznt, concurrent_readers, 2 * BUSY)
 {
 	struct readers readers = {
 		.fd = self->fd,
@@ -335,11 +338,11 @@ TEST_F_TIMEOUT(lznt, concurrent_readers, 60)
 		.rounds = 300,
 	};
 
-	ASSERT_EQ(0, in_child(read_concurrently, &readers, 20));
+	ASSERT_EQ(0, in_child(read_concurrently, &readers, BUSY));
 	expect_file(_metadata, self);
 }
 
-TEST_F_TIMEOUT(lznt, concurrent_readers_of_an_unreadable_frame, 60)
+TEST_F_TIMEOUT(lznt, concurrent_readers_of_an_unreadable_frame, 2 * BUSY)
 {
 	struct readers readers = {
 		.frame = self->frame,
@@ -349,7 +352,7 @@ TEST_F_TIMEOUT(lznt, concurrent_readers_of_an_unreadable_frame, 60)
 
 	spoil_frame(_metadata, self, 0);
 	readers.fd = self->fd;
-	ASSERT_EQ(0, in_child(read_concurrently, &readers, 20));
+	ASSERT_EQ(0, in_child(read_concurrently, &readers, BUSY));
 }
 
 TEST_F(lznt, an_unreadable_frame_is_an_error)
@@ -572,7 +575,7 @@ static void write_while_reading(void *arg)
 		_exit(1);
 }
 
-TEST_F_TIMEOUT(lznt, concurrent_readers_and_a_writer, 60)
+TEST_F_TIMEOUT(lznt, concurrent_readers_and_a_writer, 2 * BUSY)
 {
 	struct contest contest = {
 		.fd = self->fd,
@@ -582,7 +585,7 @@ TEST_F_TIMEOUT(lznt, concurrent_readers_and_a_writer, 60)
 
 	ASSERT_NE(NULL, contest.data[1]);
 	fill_frames(contest.data[1], self->frame, 2);
-	ASSERT_EQ(0, in_child(write_while_reading, &contest, 20));
+	ASSERT_EQ(0, in_child(write_while_reading, &contest, BUSY));
 	expect_file(_metadata, self);
 }
 
@@ -678,7 +681,7 @@ TEST_F(wof, prefetch_ends)
 	expect_prefetch_ends(_metadata, self->fd, self->want, self->len);
 }
 
-TEST_F_TIMEOUT(wof, concurrent_readers, 60)
+TEST_F_TIMEOUT(wof, concurrent_readers, 2 * BUSY)
 {
 	struct readers readers = {
 		.fd = self->fd,
@@ -688,7 +691,7 @@ TEST_F_TIMEOUT(wof, concurrent_readers, 60)
 		.rounds = 300,
 	};
 
-	ASSERT_EQ(0, in_child(read_concurrently, &readers, 20));
+	ASSERT_EQ(0, in_child(read_concurrently, &readers, BUSY));
 }
 
 /* Whoever maps the file gets zeros behind its end. */
