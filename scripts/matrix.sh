@@ -269,7 +269,7 @@ matrix_modules() {
 	local name=$1 out=$work/matrix/$1 file=$log/matrix.$1
 	mkdir -p "$out"
 	uml_fragments | xargs -rd '\n' cat |
-		sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS)=/s/=y$/=m/' >"$out.config"
+		sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS|NLS_UTF8)=/s/=y$/=m/' >"$out.config"
 	arch=um build_kernel "$name" "$linux" "$out" "$file" '' "$out.config" || { not_ok "$name: does not link: see $file"; return; }
 	expect "$name: unloading: see $file.unload" run "$name: load and unload" "$file.unload" "$repo/scripts/vm" \
 		--kernel "$out/linux" --no-modules -- "$repo/scripts/unload-guest" "$out"
