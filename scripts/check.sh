@@ -69,7 +69,7 @@ am_patch() {
 
 # the kernel's own words
 spelling() {
-	sed -n '/^Subject:/,/^---$/p;/^+++ /d;s/^+//p' "$1" | codespell -L uptodate,iput,filp,inflight - || :
+	sed -n '/^Subject:/,/^---$/p;/^+++ /d;s/^+//p' "$1" | codespell -L uptodate,iput,filp,inflight,clen - || :
 }
 
 check_text() {

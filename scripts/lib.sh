@@ -96,6 +96,14 @@ lock() {
 # late: is the time over in which something more may be begun (scripts/test --minutes)?
 late() { [[ -n ${GRAB_FOLIOS_UNTIL:-} ]] && ((EPOCHSECONDS >= GRAB_FOLIOS_UNTIL)); }
 
+# commit_number: a number made of the commit of the repository. What --minutes cuts
+# off begins at a place that depends on it, so that it is not always the same.
+commit_number() {
+	local id
+	id=$(git_user -C "$repo" rev-parse -q --verify HEAD 2>/dev/null) || id=0
+	echo $((16#${id:0:6}))
+}
+
 elapsed() { printf '%d:%02d' $(((SECONDS - $1) / 60)) $(((SECONDS - $1) % 60)); }
 
 # ticker WHAT LOG: says that WHAT is running, until killed or orphaned.

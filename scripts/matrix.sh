@@ -71,17 +71,6 @@ matrix_cell() {
 	esac
 }
 
-# without_kvm COMMAND...: kunit.py would use /dev/kvm, which hangs on machines that
-# are guests themselves and have it nevertheless
-without_kvm() {
-	# shellcheck disable=SC2016 # sh expands it
-	if [[ -e /dev/kvm ]]; then
-		unshare -rm sh -c 'mount --bind /dev/null /dev/kvm && exec "$@"' sh "$@"
-	else
-		"$@"
-	fi
-}
-
 # matrix_kunit NAME [OPTION]...: kunit.py, in a build directory of its own
 matrix_kunit() {
 	local name=$1 dir=$work/matrix/$1 file=$log/matrix.$1 p0=$passed s0=$skipped others
