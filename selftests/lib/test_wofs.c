@@ -12,7 +12,7 @@
  * io=iter|write|mixed|none|read|noread
  *		the methods of files opened from now on, see wofs_fops[]
  * short=N	a read or write transfers at most N bytes (0: no limit)
- * fail=none|zero|eio|enospc|eintr
+ * fail=none|zero|eio|enospc|eintr|eacces
  * fail_op=read|write|fsync|getattr|fallocate
  * fail_at=OFFSET
  *		calls of that kind (default: write) transfer what lies before
@@ -22,8 +22,10 @@
  * cut=N	power cut: after N more successful writes all writes, fsyncs
  *		and fallocates fail with EIO (0: off)
  * delay=MS	every read and write sleeps that long first
- * dio_align=N	O_DIRECT is possible with memory and offsets aligned to N
- *		bytes (0: it is not)
+ * dio_align=N	O_DIRECT is possible with offsets aligned to N bytes (0: it is
+ *		not); files opened while it is 0 do not allow it at all
+ * dio_mem_align=N
+ *		and memory aligned to N bytes (0: as dio_align)
  * aio, noaio	asynchronous direct I/O on kernel memory completes from a
  *		workqueue.  (The VFS keeps the name "async" for itself.)
  * fallocate, nofallocate
@@ -107,6 +109,7 @@ struct wofs_opts {
 	u64 cut_at;		/* in terms of wofs_info.written, 0: never */
 	unsigned int delay;
 	unsigned int dio_align;
+	unsigned int dio_mem_align;
 	bool aio;
 	bool fallocate;
 	bool punch;
@@ -429,8 +432,10 @@ static ssize_t wofs_rw_iter(struct kiocb *iocb, struct iov_iter *iter)
 
 	if (iocb->ki_flags & IOCB_DIRECT) {
 		if (!opts.dio_align ||
-		    !IS_ALIGNED(iocb->ki_pos | iov_iter_alignment(iter),
-				opts.dio_align))
+		    !IS_ALIGNED(iocb->ki_pos | iov_iter_count(iter),
+				opts.dio_align) ||
+		    !IS_ALIGNED(iov_iter_alignment(iter),
+				opts.dio_mem_align ?: opts.dio_align))
 			return -EINVAL;
 		/* User memory would have to be pinned to be used later. */
 		if (opts.aio && !is_sync_kiocb(iocb) && iov_iter_is_bvec(iter))
@@ -539,10 +544,12 @@ static int wofs_getattr(struct mnt_idmap *idmap, const struct path *path,
 		return err;
 
 	generic_fillattr(idmap, request_mask, inode, stat);
-	if ((request_mask & STATX_DIOALIGN) && opts.dio_align) {
+	if (request_mask & STATX_DIOALIGN) {
 		stat->result_mask |= STATX_DIOALIGN;
-		stat->dio_mem_align = opts.dio_align;
 		stat->dio_offset_align = opts.dio_align;
+		if (opts.dio_align)
+			stat->dio_mem_align = opts.dio_mem_align ?:
+					      opts.dio_align;
 	}
 	return 0;
 }
@@ -699,10 +706,17 @@ static void wofs_evict_inode(struct inode *inode)
 	clear_inode(inode);
 }
 
+/* Nothing to do, but without it FIFREEZE is refused. */
+static int wofs_freeze(struct super_block *sb)
+{
+	return 0;
+}
+
 static const struct super_operations wofs_super_ops = {
 	.statfs		= simple_statfs,
 	.drop_inode	= inode_just_drop,
 	.evict_inode	= wofs_evict_inode,
+	.freeze_fs	= wofs_freeze,
 };
 
 static int wofs_fill_super(struct super_block *sb, struct fs_context *fc)
@@ -748,6 +762,7 @@ enum wofs_param {
 	WOFS_OPT_CUT,
 	WOFS_OPT_DELAY,
 	WOFS_OPT_DIO_ALIGN,
+	WOFS_OPT_DIO_MEM_ALIGN,
 	WOFS_OPT_AIO,
 	WOFS_OPT_FALLOCATE,
 	WOFS_OPT_PUNCH,
@@ -769,6 +784,7 @@ static const struct constant_table wofs_param_fail[] = {
 	{ "eio",	-EIO },
 	{ "enospc",	-ENOSPC },
 	{ "eintr",	-EINTR },
+	{ "eacces",	-EACCES },
 	{}
 };
 
@@ -790,6 +806,7 @@ static const struct fs_parameter_spec wofs_parameters[] = {
 	fsparam_u64("cut",		WOFS_OPT_CUT),
 	fsparam_u32("delay",		WOFS_OPT_DELAY),
 	fsparam_u32("dio_align",	WOFS_OPT_DIO_ALIGN),
+	fsparam_u32("dio_mem_align",	WOFS_OPT_DIO_MEM_ALIGN),
 	fsparam_flag_no("aio",		WOFS_OPT_AIO),
 	fsparam_flag_no("fallocate",	WOFS_OPT_FALLOCATE),
 	fsparam_flag_no("punch",	WOFS_OPT_PUNCH),
@@ -833,9 +850,14 @@ static int wofs_parse_param(struct fs_context *fc, struct fs_parameter *param)
 		opts->delay = result.uint_32;
 		break;
 	case WOFS_OPT_DIO_ALIGN:
+	case WOFS_OPT_DIO_MEM_ALIGN:
 		if (result.uint_32 && !is_power_of_2(result.uint_32))
-			return invalf(fc, "dio_align is not a power of two");
-		opts->dio_align = result.uint_32;
+			return invalf(fc, "%s is not a power of two",
+				      param->key);
+		if (opt == WOFS_OPT_DIO_ALIGN)
+			opts->dio_align = result.uint_32;
+		else
+			opts->dio_mem_align = result.uint_32;
 		break;
 	case WOFS_OPT_AIO:
 		opts->aio = result.boolean;

@@ -7,13 +7,7 @@
  * backing file. What the device was told to hold is compared with what it
  * returns and with the backing file.
  */
-#define _GNU_SOURCE
 #include <pthread.h>
-#include <sys/inotify.h>
-#include <sys/fanotify.h>
-#include <sys/fsuid.h>
-#include <sys/prctl.h>
-#include <sys/uio.h>
 
 #include "loop_test.h"
 
@@ -44,6 +38,12 @@ FIXTURE_VARIANT_ADD(io, iter) {
 
 FIXTURE_VARIANT_ADD(io, iter_direct) {
 	.options = "io=iter,dio_align=512",
+	.direct = true,
+};
+
+/* memory need not be aligned as offsets are */
+FIXTURE_VARIANT_ADD(io, iter_direct_mem) {
+	.options = "io=iter,dio_align=512,dio_mem_align=4",
 	.direct = true,
 };
 
@@ -349,7 +349,7 @@ struct writer {
 	unsigned int count;	/* of writes */
 	unsigned int done;
 	int err;
-	};
+};
 
 static void *write_pattern(void *arg)
 {
@@ -465,7 +465,7 @@ TEST_F(io, flush)
  * sector is continued in another way.
  */
 static const unsigned int shorts[] = {
-	1, 511, 512, 513, 1536, 4095, KIB(64), KIB(64) + 1,
+	1, 511, 512, 513, 516, 1536, 4095, KIB(64), KIB(64) + 1,
 };
 
 /* The length of a transfer of which a call does @max bytes at most. */
@@ -503,29 +503,6 @@ TEST_F(io, short_read)
 		ASSERT_EQ(pattern_verify(self->buf, len, pos, OLD), -1)
 			TH_LOG("%u bytes at a time", shorts[i]);
 	}
-}
-
-/*
- * Fill @iov with pieces of whole sectors of many sizes, which begin at sectors
- * within pages and together have @len bytes.
- */
-static int odd_pieces(struct iovec *iov, int max, void *buf, size_t len)
-{
-	static const unsigned char sectors[] = { 1, 3, 5, 8, 2, 13, 1, 16, 7 };
-	char *p = (char *)buf + SECTOR;
-	int n = 0;
-
-	while (len && n < max) {
-		size_t piece = sectors[n % ARRAY_SIZE(sectors)] * SECTOR;
-
-		if (piece > len)
-			piece = len;
-		iov[n++] = (struct iovec){ .iov_base = p, .iov_len = piece };
-		len -= piece;
-		/* leave a sector between the pieces: none is merged */
-		p += piece + SECTOR;
-	}
-	return len ? -1 : n;
 }
 
 TEST_F(io, odd_pieces)
@@ -935,7 +912,33 @@ TEST_F(io, zeroout_nopunch)
 	ASSERT_EQ(wofs_calls(WOFS, "fallocate"), calls);
 }
 
-/* An error of ->fallocate() is not taken for "not supported". */
+/*
+ * A limit of discards is not one of zeroing. It is that of a new device, which is
+ * removed: once it is 0, sysfs accepts no other value.
+ */
+TEST_F(io, zeroout_nodiscard)
+{
+	long long writes;
+	struct loop lo;
+	char path[64];
+
+	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	reattach(_metadata, self, variant, (struct loop_args){});
+	ASSERT_EQ(loop_add(&lo, O_RDWR), 0);
+	ASSERT_EQ(loop_configure(lo.fd, &(struct loop_args){
+			.file = self->file,
+	}), 0);
+	snprintf(path, sizeof(path), "/sys/block/loop%d/queue/discard_max_bytes",
+		 lo.nr);
+	EXPECT_EQ(write_text(path, "0"), 0);
+	writes = wofs_calls(WOFS, "write_bytes");
+	EXPECT_EQ(zero_range(lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
+	EXPECT_EQ(wofs_calls(WOFS, "write_bytes"), writes);
+	ASSERT_EQ(loop_remove(&lo), 0);
+	check_zeroed(_metadata, self);
+}
+
+/* An error of ->fallocate() is not treated as "not supported". */
 TEST_F(io, zeroout_eio)
 {
 	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
@@ -949,227 +952,6 @@ TEST_F(io, zeroout_eio)
 	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
 	check_zeroed(_metadata, self);
-}
-
-/* files without iter methods */
-/* What only ->read() and ->write() of a user's buffer show. */
-FIXTURE(window) {
-	struct loop lo;
-	int file;
-	int direct;
-	unsigned char *buf;
-};
-
-FIXTURE_VARIANT(window) {
-	const char *options;
-	bool read;			/* reads, too, are without ->read_iter */
-};
-
-FIXTURE_VARIANT_ADD(window, write) {
-	.options = "io=write",
-	.read = true,
-};
-
-FIXTURE_VARIANT_ADD(window, mixed) {
-	.options = "io=mixed",
-};
-
-static int window_attach(FIXTURE_DATA(window) * self)
-{
-	struct loop_args args = { .mode = O_RDWR };
-	int err;
-
-	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
-	if (self->file < 0)
-		return -errno;
-	args.file = self->file;
-	err = loop_attach(&self->lo, &args);
-	if (err)
-		return err;
-	self->direct = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
-	return self->direct < 0 ? -errno : 0;
-}
-
-static int window_detach(FIXTURE_DATA(window) * self)
-{
-	if (self->lo.fd >= 0) {
-		close(self->direct);
-		close(self->file);
-	}
-	return loop_detach(&self->lo);
-}
-
-FIXTURE_SETUP(window)
-{
-	int fd, err;
-
-	self->lo.fd = -1;
-	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
-		return;
-	self->buf = alloc_pages(SIZE);
-	ASSERT_NE(self->buf, NULL);
-	fd = make_file(IMAGE, SIZE);
-	ASSERT_GE(fd, 0);
-	ASSERT_EQ(fchmod(fd, 0666), 0);
-	close(fd);
-	err = window_attach(self);
-	if (err == -EINVAL && no_user_window())
-		SKIP_NO_USER_WINDOW(return);
-	ASSERT_EQ(err, 0);
-}
-
-FIXTURE_TEARDOWN(window)
-{
-	EXPECT_EQ(window_detach(self), 0);
-	EXPECT_EQ(umount_soon(WOFS), 0);
-	free(self->buf);
-}
-
-/* The pages of the window are there before the file is called. */
-TEST_F(window, no_faults)
-{
-	struct iovec iov[128];
-	int nr;
-
-	pattern_fill(self->buf, SIZE, 0, NEW);
-	ASSERT_EQ(pwrite(self->direct, self->buf, SIZE, 0), (ssize_t)SIZE);
-	ASSERT_EQ(pwrite(self->lo.fd, self->buf, MIB(1), 100),
-		  (ssize_t)MIB(1));
-	ASSERT_EQ(fsync(self->lo.fd), 0);
-	nr = odd_pieces(iov, ARRAY_SIZE(iov), self->buf, KIB(300));
-	ASSERT_GT(nr, 0);
-	ASSERT_EQ(pwritev(self->direct, iov, nr, 0), (ssize_t)KIB(300));
-	ASSERT_EQ(preadv(self->direct, iov, nr, SECTOR), (ssize_t)KIB(300));
-	ASSERT_EQ(pread(self->direct, self->buf, SIZE, 0), (ssize_t)SIZE);
-
-	ASSERT_GT(wofs_calls(WOFS, "write"), 0);
-	if (variant->read)
-		ASSERT_GT(wofs_calls(WOFS, "read"), 0);
-	ASSERT_EQ(wofs_calls(WOFS, "faults"), 0);
-}
-
-#define OTHER_UID	4321
-
-static void *open_as_other(void *arg)
-{
-	int *fd = arg;
-
-	setfsuid(OTHER_UID);
-	*fd = open(IMAGE, O_RDWR | O_CLOEXEC);
-	return NULL;
-}
-
-/* The file is written by the one who has opened it. */
-TEST_F(window, credentials)
-{
-	struct loop_args args = { .file = -1, .mode = O_RDWR };
-	pthread_t thread;
-
-	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
-	ASSERT_EQ(wofs_calls(WOFS, "uid"), 0);
-
-	ASSERT_EQ(window_detach(self), 0);
-	ASSERT_EQ(pthread_create(&thread, NULL, open_as_other, &args.file), 0);
-	ASSERT_EQ(pthread_join(thread, NULL), 0);
-	ASSERT_GE(args.file, 0);
-	self->file = args.file;
-	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
-	self->direct = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
-	ASSERT_GE(self->direct, 0);
-	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
-	ASSERT_EQ(wofs_calls(WOFS, "uid"), OTHER_UID);
-}
-
-/* Wait for the inotify event @mask of the only watch. */
-static bool next_event(int fd, unsigned int mask)
-{
-	struct pollfd p = { .fd = fd, .events = POLLIN };
-	struct inotify_event event;
-
-	while (poll(&p, 1, SOON * 1000) == 1) {
-		if (read(fd, &event, sizeof(event)) != sizeof(event))
-			return false;
-		if (event.mask & mask)
-			return true;
-	}
-	return false;
-}
-
-TEST_F(window, inotify)
-{
-	int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-
-	if (fd < 0 && !kernel_config("INOTIFY_USER"))
-		SKIP(return, "no inotify (CONFIG_INOTIFY_USER)");
-	ASSERT_GE(fd, 0);
-	ASSERT_GE(inotify_add_watch(fd, IMAGE, IN_MODIFY | IN_ACCESS), 0);
-	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
-	ASSERT_TRUE(next_event(fd, IN_MODIFY));
-	if (variant->read) {
-		ASSERT_EQ(pread(self->direct, self->buf, SECTOR, 0), SECTOR);
-		ASSERT_TRUE(next_event(fd, IN_ACCESS));
-	}
-	close(fd);
-}
-
-/*
- * Deny all reads of the image, after telling through @report that it has
- * begun, or why not. If this is killed nothing waits for an answer any more,
- * so it must be the only one that has the file descriptor.
- */
-static void deny_reads(int report)
-{
-	struct fanotify_event_metadata event;
-	int fd, err = 0;
-
-	fd = fanotify_init(FAN_CLASS_CONTENT | FAN_CLOEXEC,
-			   O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || fanotify_mark(fd, FAN_MARK_ADD, FAN_ACCESS_PERM, AT_FDCWD,
-				    IMAGE))
-		err = errno;
-	if (write(report, &err, sizeof(err)) != sizeof(err) || err)
-		return;
-	while (read(fd, &event, sizeof(event)) == sizeof(event)) {
-		struct fanotify_response response = {
-			.fd = event.fd,
-			.response = FAN_DENY,
-		};
-
-		if (write(fd, &response, sizeof(response)) < 0)
-			return;
-		close(event.fd);
-	}
-}
-
-TEST_F(window, fanotify_denies_read)
-{
-	int report[2], status, err;
-	pid_t pid;
-
-	/* Files that were opened before the mark are not asked about. */
-	ASSERT_EQ(window_detach(self), 0);
-	ASSERT_EQ(pipe(report), 0);
-	pid = fork();
-	ASSERT_GE(pid, 0);
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		deny_reads(report[1]);
-		_exit(1);
-	}
-	ASSERT_EQ(read(report[0], &err, sizeof(err)), sizeof(err));
-	if (err && !kernel_config("FANOTIFY_ACCESS_PERMISSIONS"))
-		SKIP(return, "CONFIG_FANOTIFY_ACCESS_PERMISSIONS is not set");
-	ASSERT_EQ(err, 0);
-	ASSERT_EQ(window_attach(self), 0);
-	/* ->read_iter is called by the driver itself, which nobody asks. */
-	EXPECT_EQ(pread(self->direct, self->buf, SECTOR, 0),
-		  variant->read ? -1 : SECTOR);
-	EXPECT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
-	ASSERT_EQ(kill(pid, SIGKILL), 0);
-	ASSERT_EQ(waitpid(pid, &status, 0), pid);
-	EXPECT_TRUE(WIFSIGNALED(status));
-	EXPECT_EQ(pread(self->direct, self->buf, SECTOR, 0), SECTOR);
 }
 
 /*
@@ -1245,6 +1027,171 @@ TEST_F(tmpfs, full_buffered)
 	ASSERT_TRUE(errno == ENOSPC || errno == EIO);
 }
 
+/* The file of a device is on a filesystem that is frozen. */
+FIXTURE(freeze) {
+	struct loop lo;
+	pid_t thaw;
+};
+
+static void thaw_wofs(const void *arg)
+{
+	int fd = open(WOFS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	ioctl(fd, FITHAW, 0);
+	close(fd);
+}
+
+FIXTURE_SETUP(freeze)
+{
+	struct loop_args args = { .mode = O_RDWR };
+	int fd;
+
+	self->lo.fd = -1;
+	if (private_mounts(_metadata) ||
+	    mount_wofs(_metadata, WOFS, "fallocate"))
+		return;
+	args.file = make_file(IMAGE, SIZE);
+	ASSERT_GE(args.file, 0);
+	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
+	close(args.file);
+	fd = open(WOFS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	self->thaw = undo_later(_metadata, thaw_wofs, NULL);
+	ASSERT_EQ(ioctl(fd, FIFREEZE, 0), 0);
+	close(fd);
+}
+
+FIXTURE_TEARDOWN(freeze)
+{
+	EXPECT_EQ(loop_detach(&self->lo), 0);
+	EXPECT_EQ(umount_soon(WOFS), 0);
+}
+
+/* ->fallocate() is called when the filesystem has been thawed. */
+static void check_waits(struct __test_metadata *_metadata,
+			FIXTURE_DATA(freeze) * self, unsigned long request)
+{
+	pid_t pid = fork();
+	int status;
+
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(!!zero_range(self->lo.fd, request, 0, KIB(64)));
+	EXPECT_FALSE(wait_for(wofs_calls(WOFS, "fallocate") > 0, 0.3));
+	undo_now(_metadata, self->thaw);
+	ASSERT_TRUE(wait_child(pid, &status, SOON));
+	EXPECT_EQ(status, 0);
+	EXPECT_GT(wofs_calls(WOFS, "fallocate"), 0);
+}
+
+TEST_F(freeze, discard)
+{
+	check_waits(_metadata, self, BLKDISCARD);
+}
+
+TEST_F(freeze, zeroout)
+{
+	check_waits(_metadata, self, BLKZEROOUT);
+}
+
+/* A loop device on a loop device: a block device whose file goes wrong. */
+FIXTURE(stacked) {
+	struct loop lower, upper;
+	int file;			/* lower, as upper has it */
+	unsigned char *buf;
+};
+
+FIXTURE_SETUP(stacked)
+{
+	struct loop_args args = { .mode = O_RDWR, .block_size = 4096 };
+
+	self->lower.fd = -1;
+	self->upper.fd = -1;
+	if (private_mounts(_metadata) ||
+	    mount_wofs(_metadata, WOFS, "fallocate"))
+		return;
+	self->buf = alloc_pages(KIB(8));
+	ASSERT_NE(self->buf, NULL);
+	pattern_fill(self->buf, KIB(8), 0, OLD);
+	args.file = make_file(IMAGE, SIZE);
+	ASSERT_GE(args.file, 0);
+	ASSERT_EQ(pwrite(args.file, self->buf, KIB(8), 0), (ssize_t)KIB(8));
+	ASSERT_EQ(loop_attach(&self->lower, &args), 0);
+	close(args.file);
+	self->file = open(self->lower.dev, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->file, 0);
+}
+
+FIXTURE_TEARDOWN(stacked)
+{
+	EXPECT_EQ(loop_detach(&self->upper), 0);
+	close(self->file);
+	EXPECT_EQ(loop_detach(&self->lower), 0);
+	EXPECT_EQ(umount_soon(WOFS), 0);
+	free(self->buf);
+}
+
+static int stack(FIXTURE_DATA(stacked) * self, unsigned int block_size)
+{
+	return loop_attach(&self->upper, &(struct loop_args){
+			.file = self->file,
+			.mode = O_RDWR,
+			.block_size = block_size,
+	});
+}
+
+/* Sectors of 512 bytes on sectors of 4096 bytes */
+TEST_F(stacked, zeroout)
+{
+	ASSERT_EQ(stack(self, 512), 0);
+	ASSERT_GT(loop_attr(&self->upper, "queue/write_zeroes_max_bytes"), 0);
+	ASSERT_EQ(zero_range(self->upper.fd, BLKZEROOUT, 512, 512), 0);
+	ASSERT_EQ(zero_range(self->upper.fd, BLKDISCARD, 1536, 512), 0);
+	/* and that has not become the rule */
+	ASSERT_GT(loop_attr(&self->upper, "queue/write_zeroes_max_bytes"), 0);
+	ASSERT_GT(loop_attr(&self->upper, "queue/discard_max_bytes"), 0);
+	ASSERT_EQ(zero_range(self->upper.fd, BLKZEROOUT, KIB(4), KIB(4)), 0);
+	ASSERT_EQ(fsync(self->upper.fd), 0);
+
+	ASSERT_EQ(pread(self->upper.fd, self->buf, KIB(8), 0), (ssize_t)KIB(8));
+	ASSERT_EQ(pattern_verify(self->buf, 512, 0, OLD), -1);
+	for (size_t i = 512; i < 1024; i++)
+		ASSERT_EQ(self->buf[i], 0);
+	ASSERT_EQ(pattern_verify(self->buf + 1024, KIB(3), 1024, OLD), -1);
+	for (size_t i = KIB(4); i < KIB(8); i++)
+		ASSERT_EQ(self->buf[i], 0);
+}
+
+/* The write is lost when loop writes back what the page cache has. */
+TEST_F(stacked, set_direct_io)
+{
+	int direct;
+
+	ASSERT_EQ(stack(self, 4096), 0);
+	direct = open(self->upper.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
+	ASSERT_GE(direct, 0);
+	ASSERT_EQ(pwrite(direct, self->buf, KIB(4), 0), (ssize_t)KIB(4));
+	close(direct);
+	ASSERT_EQ(remount_wofs(WOFS, "fail=eio"), 0);
+	ASSERT_EQ(ioctl(self->upper.fd, LOOP_SET_DIRECT_IO, 1), 0);
+	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	EXPECT_EQ(fsync(self->upper.fd), -1);
+	EXPECT_EQ(errno, EIO);
+	EXPECT_EQ(fsync(self->upper.fd), 0);
+}
+
+/* The same, and the process that has written before it binds the device */
+TEST_F(stacked, configure)
+{
+	ASSERT_EQ(pwrite(self->file, self->buf, KIB(4), 0), (ssize_t)KIB(4));
+	ASSERT_EQ(remount_wofs(WOFS, "fail=eio"), 0);
+	ASSERT_EQ(stack(self, 4096), 0);
+	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	EXPECT_EQ(fsync(self->file), -1);
+	EXPECT_EQ(errno, EIO);
+	EXPECT_EQ(fsync(self->file), 0);
+}
+
 /*
  * The last one: if the driver deadlocks, there are tasks that cannot be killed,
  * and a device that cannot be used any more.
@@ -1308,6 +1255,30 @@ static int change_limits(struct loop *lo)
 		    ioctl(lo->fd, LOOP_SET_BLOCK_SIZE, i % 2 ? 1024 : 2048))
 			return 2;
 	return 0;
+}
+
+/* A request of 64 GiB becomes 17: the first is logged, the others are not. */
+TEST_F(limits, one_line)
+{
+	off_t size = 64LL << 30;
+	char dev[32];
+	int fd;
+
+	ASSERT_EQ(truncate(IMAGE, size), 0);
+	ASSERT_EQ(ioctl(self->lo.fd, LOOP_SET_CAPACITY), 0);
+	ASSERT_EQ(device_size(self->lo.fd), size);
+	/* Errors of other tests may have used up what is logged in 5 seconds. */
+	poll(NULL, 0, 6000);
+	fd = klog_open();
+	ASSERT_GE(fd, 0);
+	snprintf(dev, sizeof(dev), "dev loop%d,", self->lo.nr);
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(fallocate(self->lo.fd, FALLOC_FL_PUNCH_HOLE |
+				    FALLOC_FL_KEEP_SIZE, 0, size), -1);
+		EXPECT_EQ(errno, EOPNOTSUPP);
+	}
+	EXPECT_EQ(klog_count(fd, dev, "WRITE_ZEROES"), 1);
+	close(fd);
 }
 
 TEST_F_TIMEOUT(limits, no_deadlock, 60)

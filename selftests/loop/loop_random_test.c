@@ -13,6 +13,7 @@
  * LOOP_TEST_SEED=N   repeat the run which printed that seed
  */
 #include "loop_test.h"
+#include "loop_more.h"
 
 #include <sys/uio.h>
 

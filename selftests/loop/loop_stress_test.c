@@ -15,6 +15,7 @@
  *			that seed; when they run is not
  */
 #include "loop_test.h"
+#include "loop_more.h"
 
 #include <pthread.h>
 #include <sys/xattr.h>
@@ -757,8 +758,8 @@ static long faults_so_far(const char *fault)
  * A file of zeroes: a hole on wofs, which has to allocate memory then; on others
  * not, when they can do without, as they are to see errors of data only.
  */
-static void make_image(struct __test_metadata *_metadata, struct stress *st,
-		       const char *path)
+static void make_stress_image(struct __test_metadata *_metadata,
+			      struct stress *st, const char *path)
 {
 	unsigned int compressed = 0x820;	/* and FILE_ATTRIBUTE_ARCHIVE */
 	unsigned char *zeroes;
@@ -788,6 +789,8 @@ FIXTURE_SETUP(faults)
 	if (private_mounts(_metadata) ||
 	    mount_wofs(_metadata, WOFS, variant->options))
 		return;
+	if (!env_number("LOOP_TEST_FAULTS", 0))
+		SKIP_NO_FAULTS(return);
 	snprintf(path, sizeof(path), DEBUG "/%s", variant->fault);
 	if (access(path, F_OK))
 		SKIP(return, "no %s", path);
@@ -810,7 +813,7 @@ FIXTURE_SETUP(faults)
 		}
 		image = MNT "/image";
 	}
-	make_image(_metadata, st, image);
+	make_stress_image(_metadata, st, image);
 	loop_attach_path(_metadata, &st->main, image, O_RDWR | O_DIRECT,
 			 variant->flags);
 }

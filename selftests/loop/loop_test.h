@@ -2,8 +2,8 @@
 /*
  * Helpers for the tests of the loop driver.
  *
- * Everything is on file systems of the test's own, in a mount namespace of its
- * own, and every loop device clears itself: what is killed leaves nothing.
+ * Each test runs in a private mount namespace on its own filesystems and uses
+ * autoclear loop devices, so a killed test leaves nothing behind.
  *
  * Most backing files are on wofs, the test file system that chooses which
  * methods a file has and how its calls go wrong (CONFIG_TEST_WOFS).
@@ -35,6 +35,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <linux/aio_abi.h>
 #include <linux/fs.h>
@@ -114,6 +115,8 @@ static __maybe_unused int private_mounts(struct __test_metadata *_metadata)
 {
 	if (geteuid())
 		SKIP(return -1, "needs root");
+	if (access(BASE, F_OK))
+		SKIP(return -1, "no directory " BASE);
 	if (access("/dev/loop-control", F_OK))
 		SKIP(return -1, "no /dev/loop-control (CONFIG_BLK_DEV_LOOP)");
 	ASSERT_EQ(unshare(CLONE_NEWNS), 0);
@@ -195,7 +198,7 @@ struct loop_args {
 	int mode;		/* to open the device with; 0 is O_RDONLY */
 	__u32 flags;		/* LO_FLAGS_*, besides LO_FLAGS_AUTOCLEAR */
 	__u32 block_size;	/* bytes, 0: default */
-	__u64 offset;	/* bytes */
+	__u64 offset;		/* bytes */
 	__u64 sizelimit;	/* bytes, 0: none */
 };
 
@@ -527,46 +530,6 @@ static __maybe_unused void *alloc_pages(size_t size)
 	return posix_memalign(&p, 4096, size) ? NULL : p;
 }
 
-/*
- * Run a shell command with its output in LOG; its exit status (127: command not
- * found), or -1 if it was killed.
- */
-static __maybe_unused __printf(1, 2)
-int run(const char *format, ...)
-{
-	char command[1024];
-	va_list args;
-	int n, status;
-
-	n = snprintf(command, sizeof(command),
-		     "PATH=$PATH:/usr/sbin:/sbin; exec >" LOG " 2>&1; ");
-	va_start(args, format);
-	vsnprintf(command + n, sizeof(command) - n, format, args);
-	va_end(args);
-	status = system(command);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Show what the last run() printed. */
-static __maybe_unused void print_log(void)
-{
-	char line[256];
-	FILE *f;
-
-	f = fopen(LOG, "re");
-	if (!f)
-		return;
-	while (fgets(line, sizeof(line), f))
-		fprintf(stderr, "#   %s", line);
-	fclose(f);
-}
-
-/* Is the program @name in the path? */
-static __maybe_unused bool have_program(const char *name)
-{
-	return !run("command -v %s", name);
-}
-
 /* Wait for a child for @seconds; true if it has ended. */
 static __maybe_unused bool wait_child(pid_t pid, int *status, double seconds)
 {
@@ -610,6 +573,86 @@ static __maybe_unused void undo_now(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, kill(pid, SIGUSR1));
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));
 	ASSERT_EQ(0, status);
+}
+
+/* Add a device that never has been bound, and open it. */
+static __maybe_unused int loop_add(struct loop *lo, int mode)
+{
+	lo->fd = -1;
+	lo->nr = loop_control(LOOP_CTL_ADD, -1);
+	if (lo->nr < 0)
+		return lo->nr;
+	snprintf(lo->dev, sizeof(lo->dev), "/dev/loop%d", lo->nr);
+	wait_for((lo->fd = open(lo->dev, mode | O_CLOEXEC)) >= 0, SOON);
+	return lo->fd < 0 ? -errno : 0;
+}
+
+/* Close and remove it. Others, such as udev, may have it open for a moment. */
+static __maybe_unused int loop_remove(struct loop *lo)
+{
+	int err = loop_detach(lo), ret;
+
+	wait_for((ret = loop_control(LOOP_CTL_REMOVE, lo->nr)) != -EBUSY, SOON);
+	return err ?: ret < 0 ? ret : 0;
+}
+
+static __maybe_unused int is_read_only(int fd)
+{
+	int ro;
+
+	return ioctl(fd, BLKROGET, &ro) ? -errno : ro;
+}
+
+/* A file with pattern @seed; open as @mode says. */
+static __maybe_unused int make_image(struct __test_metadata *_metadata,
+				     const char *path, size_t size,
+				     unsigned int seed, int mode)
+{
+	void *buf = alloc_pages(size);
+	int fd;
+
+	ASSERT_NE(buf, NULL);
+	pattern_fill(buf, size, 0, seed);
+	fd = make_file(path, size);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(pwrite_full(fd, buf, size, 0), (ssize_t)size);
+	close(fd);
+	free(buf);
+	fd = open(path, mode | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	return fd;
+}
+
+/* Read @size bytes from the device, past its page cache, and compare. */
+static __maybe_unused void check_device(struct __test_metadata *_metadata,
+					const struct loop *lo, size_t size,
+					unsigned int seed)
+{
+	void *buf = alloc_pages(size);
+	int fd = open(lo->dev, O_RDONLY | O_DIRECT | O_CLOEXEC);
+
+	ASSERT_NE(buf, NULL);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(pread_full(fd, buf, size, 0), (ssize_t)size);
+	ASSERT_EQ(pattern_verify(buf, size, 0, seed), -1);
+	close(fd);
+	free(buf);
+}
+
+/* Write @size bytes to the device, past its page cache. */
+static __maybe_unused void write_device(struct __test_metadata *_metadata,
+					const struct loop *lo, size_t size,
+					unsigned int seed)
+{
+	void *buf = alloc_pages(size);
+	int fd = open(lo->dev, O_WRONLY | O_DIRECT | O_CLOEXEC);
+
+	ASSERT_NE(buf, NULL);
+	ASSERT_GE(fd, 0);
+	pattern_fill(buf, size, 0, seed);
+	ASSERT_EQ(pwrite_full(fd, buf, size, 0), (ssize_t)size);
+	close(fd);
+	free(buf);
 }
 
 /* The kernel log, from now on. */
@@ -660,6 +703,40 @@ static __maybe_unused bool klog_wait(int fd, const char *a, const char *b,
 	}
 }
 
+/* How many messages contain both strings, of those that are there. */
+static __maybe_unused int klog_count(int fd, const char *a, const char *b)
+{
+	int count = 0;
+
+	while (klog_wait(fd, a, b, 0))
+		count++;
+	return count;
+}
+
+/*
+ * Fill @iov with pieces of whole sectors of many sizes, which begin at sectors
+ * within pages and together have @len bytes.
+ */
+static __maybe_unused int odd_pieces(struct iovec *iov, int max,
+				     void *buf, size_t len)
+{
+	static const unsigned char sectors[] = { 1, 3, 5, 8, 2, 13, 1, 16, 7 };
+	char *p = (char *)buf + SECTOR;
+	int n = 0;
+
+	while (len && n < max) {
+		size_t piece = sectors[n % ARRAY_SIZE(sectors)] * SECTOR;
+
+		if (piece > len)
+			piece = len;
+		iov[n++] = (struct iovec){ .iov_base = p, .iov_len = piece };
+		len -= piece;
+		/* leave a sector between the pieces: none is merged */
+		p += piece + SECTOR;
+	}
+	return len ? -1 : n;
+}
+
 /* splitmix64 */
 static __maybe_unused __u64 rnd(__u64 *rng)
 {
@@ -668,14 +745,6 @@ static __maybe_unused __u64 rnd(__u64 *rng)
 	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
 	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
 	return z ^ (z >> 31);
-}
-
-static __maybe_unused
-unsigned long env_number(const char *name, unsigned long value)
-{
-	const char *s = getenv(name);
-
-	return s && *s ? strtoul(s, NULL, 0) : value;
 }
 
 #endif /* LOOP_TEST_H */

@@ -10,7 +10,7 @@
  *  - every byte goes where it belongs and no other byte changes, whatever the
  *    layout of the iterator, and the iterator ends up behind the last byte that
  *    was transferred;
- *  - the method is called once, with a user pointer, with the credentials of
+ *  - the method is called until all is done, with a user pointer, with the credentials of
  *    the file, and under freeze protection if it writes;
  *  - it does not fault, not even at its first call: the file here copies with
  *    page faults disabled;
@@ -51,7 +51,7 @@
 #define NR_WORKERS	8
 #define STORE_POISON	0xa5
 #define MEM_POISON	0x5a
-/* Far longer than anything here takes: who waits longer is deadlocked. */
+/* Generous: nothing here takes this long unless it is deadlocked. */
 #define WIN_TIMEOUT	(10 * HZ)
 
 struct window_test {
@@ -237,7 +237,7 @@ static struct page *alloc_page_stub(void)
 	if (t->nr_pages == t->fail_at ||
 	    WARN_ON_ONCE(t->nr_pages == ARRAY_SIZE(t->pages)))
 		return NULL;
-	page = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	page = alloc_page(GFP_KERNEL | __GFP_HIGHMEM | __GFP_ZERO);
 	if (page) {
 		get_page(page);
 		t->pages[t->nr_pages++] = page;
@@ -374,12 +374,7 @@ static const struct window_layout {
 	{ "bvecs used in part", true, 512, 2 * PAGE_SIZE, 0, 1536 },
 };
 
-static void window_layout_desc(const struct window_layout *l, char *desc)
-{
-	strscpy(desc, l->name, KUNIT_PARAM_DESC_SIZE);
-}
-
-KUNIT_ARRAY_PARAM(window_layout, window_layouts, window_layout_desc);
+KUNIT_ARRAY_PARAM_DESC(window_layout, window_layouts, name);
 
 /* Where in the memory is byte @i of the data? */
 static size_t layout_offset(const struct window_layout *l, size_t i)
@@ -436,6 +431,7 @@ static void do_transfer(struct kunit *test, const struct window_layout *l,
 	size_t step = min(WIN_SIZE, t->limit);
 	struct iov_iter iter;
 	size_t done = 0;
+	int calls = 0;
 
 	t->calls = 0;
 	memset(t->mem, MEM_POISON, STORE_SIZE);
@@ -455,17 +451,19 @@ static void do_transfer(struct kunit *test, const struct window_layout *l,
 	layout_iter(test, l, dir, size, &iter);
 	do {
 		size_t asked = min(WIN_SIZE, size - done);
-		size_t given = min(asked, t->limit);
+		size_t last = asked ? (asked - 1) % step + 1 : 0;
 		ssize_t ret = transfer(t->wins[0], t->file, dir, &iter,
 				       pos + done);
 
-		KUNIT_ASSERT_EQ(test, ret, given);
-		KUNIT_ASSERT_EQ(test, t->count, asked);
-		KUNIT_ASSERT_EQ(test, t->pos, pos + done);
+		KUNIT_ASSERT_EQ(test, ret, asked);
 		done += ret;
+		calls += max(1, DIV_ROUND_UP(asked, step));
+		/* what the last of them got */
+		KUNIT_ASSERT_EQ(test, t->count, last);
+		KUNIT_ASSERT_EQ(test, t->pos, pos + done - last);
 		KUNIT_ASSERT_EQ(test, iov_iter_count(&iter), size - done);
 	} while (done < size);
-	KUNIT_EXPECT_EQ(test, t->calls, max(1, DIV_ROUND_UP(size, step)));
+	KUNIT_EXPECT_EQ(test, t->calls, calls);
 
 	if (dir == ITER_SOURCE)
 		expect_image(test, t->store, t->expected, "file");
@@ -535,12 +533,7 @@ static const struct window_method {
 	{ "read", ITER_DEST },
 };
 
-static void window_method_desc(const struct window_method *m, char *desc)
-{
-	strscpy(desc, m->name, KUNIT_PARAM_DESC_SIZE);
-}
-
-KUNIT_ARRAY_PARAM(window_method, window_methods, window_method_desc);
+KUNIT_ARRAY_PARAM_DESC(window_method, window_methods, name);
 
 /* The method returns @result, and @expected is all that comes of it. */
 static void expect_no_transfer(struct kunit *test, ssize_t result,
@@ -585,6 +578,44 @@ static void window_passes_results_on(struct kunit *test)
 	create_window(test);
 	for (int i = 0; i < ARRAY_SIZE(results); i++)
 		expect_no_transfer(test, results[i], results[i]);
+}
+
+/* An error after a part is not returned: the next call gets it again. */
+static void window_stops_after_a_part(struct kunit *test)
+{
+	const struct window_method *m = test->param_value;
+	struct window_test *t = test->priv;
+	struct user_window *win = create_window(test);
+	struct iov_iter iter;
+
+	layout_iter(test, &plain_layout, m->dir, 512, &iter);
+	KUNIT_EXPECT_EQ(test, 100, transfer(win, t->file, m->dir, &iter,
+					    STORE_SIZE - 100));
+	KUNIT_EXPECT_EQ(test, t->calls, 2);
+	KUNIT_EXPECT_EQ(test, iov_iter_count(&iter), 412);
+	KUNIT_EXPECT_EQ(test, m->dir == ITER_SOURCE ? -ENOSPC : 0,
+			transfer(win, t->file, m->dir, &iter, STORE_SIZE));
+	KUNIT_EXPECT_EQ(test, iov_iter_count(&iter), 412);
+}
+
+/* The mm has one mapping, which is not executable and not at address 0. */
+static void window_is_all_there_is(struct kunit *test)
+{
+	struct window_test *t = test->priv;
+	struct user_window *win = create_window(test);
+	struct vm_area_struct *vma;
+	struct iov_iter iter;
+
+	layout_iter(test, &plain_layout, ITER_DEST, 512, &iter);
+	KUNIT_ASSERT_EQ(test, 512,
+			transfer(win, t->file, ITER_DEST, &iter, 0));
+	KUNIT_ASSERT_EQ(test, t->mm->map_count, 1);
+	KUNIT_ASSERT_EQ(test, 0, mmap_read_lock_killable(t->mm));
+	vma = find_vma(t->mm, 0);
+	KUNIT_EXPECT_GE(test, vma->vm_start, SZ_64K);
+	KUNIT_EXPECT_EQ(test, vma->vm_end - vma->vm_start, WIN_SIZE);
+	KUNIT_EXPECT_EQ(test, vma->vm_flags & (VM_EXEC | VM_MAYEXEC), 0);
+	mmap_read_unlock(t->mm);
 }
 
 /* A method that returns more than it was asked for. */
@@ -683,12 +714,7 @@ static const struct window_refusal {
 	  -ESPIPE },
 };
 
-static void window_refusal_desc(const struct window_refusal *r, char *desc)
-{
-	strscpy(desc, r->name, KUNIT_PARAM_DESC_SIZE);
-}
-
-KUNIT_ARRAY_PARAM(window_refusal, window_refusals, window_refusal_desc);
+KUNIT_ARRAY_PARAM_DESC(window_refusal, window_refusals, name);
 
 static void window_refuses_files(struct kunit *test)
 {
@@ -1037,6 +1063,8 @@ static struct kunit_case window_cases[] = {
 	KUNIT_CASE_PARAM(window_short_writes, window_layout_gen_params),
 	KUNIT_CASE_PARAM(window_short_reads, window_layout_gen_params),
 	KUNIT_CASE_PARAM(window_passes_results_on, window_method_gen_params),
+	KUNIT_CASE_PARAM(window_stops_after_a_part, window_method_gen_params),
+	KUNIT_CASE(window_is_all_there_is),
 	KUNIT_CASE_PARAM(window_rejects_too_much, window_method_gen_params),
 	KUNIT_CASE_PARAM(window_positions, window_method_gen_params),
 	KUNIT_CASE_PARAM(window_has_the_files_credentials,

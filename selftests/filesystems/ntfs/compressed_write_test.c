@@ -18,6 +18,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -31,6 +32,7 @@
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
 #include <linux/userfaultfd.h>
@@ -38,7 +40,8 @@
 #include "../../kselftest_harness.h"
 
 #define BASE		"/tmp"		/* a tmpfs of our own is mounted on it */
-#define IMAGE		BASE "/image"
+#define WOFS		BASE "/wofs"
+#define IMAGE		WOFS "/image"	/* on a tmpfs, or on wofs */
 #define MNT		BASE "/mnt"
 #define LOG		BASE "/log"
 #define IMAGE_SIZE	(16 << 20)
@@ -52,6 +55,8 @@
 
 /* What freed memory is filled with, and no test writes to a file. */
 #define POISON		0xa5
+/* What is in the clusters that no file has had. */
+#define STALE		0xaa
 
 struct volume {
 	int loop;		/* keeps the device bound while not mounted */
@@ -121,12 +126,33 @@ static int loop_bind(struct volume *vol)
 	return fd;
 }
 
-/* A fresh volume, mounted on MNT. Whatever was done is gone with the process. */
-static void volume_setup(struct __test_metadata *_metadata, struct volume *vol,
-			 unsigned int cluster)
+/* A file of IMAGE_SIZE bytes, none of which is zero. */
+static int make_image(void)
+{
+	size_t len = MIB(1);
+	unsigned char *buf = malloc(len);
+	off_t pos = 0;
+	int fd;
+
+	fd = open(IMAGE, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	if (!buf || fd < 0)
+		return -1;
+	memset(buf, STALE, len);
+	while (pos < IMAGE_SIZE && pwrite(fd, buf, len, pos) == len)
+		pos += len;
+	free(buf);
+	return close(fd) || pos < IMAGE_SIZE ? -1 : 0;
+}
+
+/*
+ * A fresh volume, mounted on MNT. Whatever was done is gone with the process.
+ * With @wofs, the image is on a filesystem that fails on request.
+ */
+static void __volume_setup(struct __test_metadata *_metadata,
+			   struct volume *vol, unsigned int cluster, bool wofs)
 {
 	char mkntfs[64];
-	int fd, ret;
+	int ret;
 
 	vol->loop = -1;
 	vol->block = 16 * cluster;
@@ -141,11 +167,12 @@ static void volume_setup(struct __test_metadata *_metadata, struct volume *vol,
 	ASSERT_EQ(mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
 	ASSERT_EQ(mount("tmpfs", BASE, "tmpfs", 0, NULL), 0);
 	ASSERT_EQ(mkdir(MNT, 0700), 0);
-
-	fd = open(IMAGE, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(fd, 0);
-	ASSERT_EQ(ftruncate(fd, IMAGE_SIZE), 0);
-	ASSERT_EQ(close(fd), 0);
+	ASSERT_EQ(mkdir(WOFS, 0700), 0);
+	if (wofs && mount("none", WOFS, "wofs", 0, NULL)) {
+		ASSERT_EQ(errno, ENODEV);
+		SKIP(return, "needs CONFIG_TEST_WOFS");
+	}
+	ASSERT_EQ(make_image(), 0);
 
 	snprintf(mkntfs, sizeof(mkntfs), "mkntfs -q -f -F -s 512 -c %u %s",
 		 cluster, IMAGE);
@@ -164,6 +191,12 @@ static void volume_setup(struct __test_metadata *_metadata, struct volume *vol,
 		SKIP(return, "needs CONFIG_NTFS_FS");
 	ASSERT_EQ(ret, 0)
 		TH_LOG("mount: %s", strerror(errno));
+}
+
+static void volume_setup(struct __test_metadata *_metadata, struct volume *vol,
+			 unsigned int cluster)
+{
+	__volume_setup(_metadata, vol, cluster, false);
 }
 
 static void volume_remount(struct __test_metadata *_metadata,
@@ -207,6 +240,7 @@ static void volume_teardown(struct volume *vol)
 	umount2(MNT, MNT_DETACH);
 	if (vol->loop >= 0)
 		close(vol->loop);
+	umount2(WOFS, MNT_DETACH);
 	umount2(BASE, MNT_DETACH);
 }
 
@@ -1194,6 +1228,640 @@ TEST_F(place, does_not_show_up_at_offset_modulo_4g)
 		    "low offset, after remount");
 	close(self->fd);
 	volume_check(_metadata, &self->vol);
+}
+
+/* One file of four blocks. */
+FIXTURE(file) {
+	struct volume vol;
+	int fd;
+	unsigned char *data;
+	size_t len;
+};
+
+FIXTURE_VARIANT(file) {
+	unsigned int cluster;
+};
+
+FIXTURE_VARIANT_ADD(file, cluster_512) { .cluster = 512 };
+FIXTURE_VARIANT_ADD(file, cluster_4096) { .cluster = 4096 };
+
+FIXTURE_SETUP(file)
+{
+	volume_setup(_metadata, &self->vol, variant->cluster);
+	if (_metadata->exit_code)
+		return;
+	/* neither a multiple of a page nor of a cluster */
+	self->len = 4 * self->vol.block - 123;
+	self->data = malloc(4 * self->vol.block);
+	ASSERT_NE(self->data, NULL);
+	fill(self->data, 4 * self->vol.block, 0, 'A');
+	self->fd = open_compressed(MNT "/file");
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("compressed file: %s", strerror(errno));
+}
+
+FIXTURE_TEARDOWN(file)
+{
+	volume_teardown(&self->vol);
+}
+
+/* The clusters that a block saves are no holes of the file: cp skips holes. */
+TEST_F(file, data_is_not_reported_as_a_hole)
+{
+	struct fiemap fiemap = { .fm_length = ~0ULL };
+	int block = 0;
+	off_t pos;
+
+	ASSERT_EQ(pwrite(self->fd, self->data, self->len, 0), self->len);
+	ASSERT_EQ(fsync(self->fd), 0);
+	for (pos = 0; pos < self->len; pos += 512) {
+		ASSERT_EQ(lseek(self->fd, pos, SEEK_DATA), pos);
+		ASSERT_EQ(lseek(self->fd, pos, SEEK_HOLE), self->len);
+	}
+	EXPECT_EQ(lseek(self->fd, self->len, SEEK_DATA), -1);
+	EXPECT_EQ(errno, ENXIO);
+	EXPECT_EQ(ioctl(self->fd, FS_IOC_FIEMAP, &fiemap), -1);
+	EXPECT_EQ(errno, EOPNOTSUPP);
+	EXPECT_EQ(ioctl(self->fd, FIBMAP, &block), 0);
+	EXPECT_EQ(block, 0);
+}
+
+/* The data of another file has a place, even if it is not written yet. */
+TEST_F(file, leaves_reserved_clusters_to_other_files)
+{
+	size_t len = IMAGE_SIZE / 4;
+	unsigned char *want, *data;
+	unsigned int seed = 1;
+	int other;
+
+	want = malloc(len);
+	data = malloc(IMAGE_SIZE);
+	ASSERT_NE(want, NULL);
+	ASSERT_NE(data, NULL);
+	fill_random(want, len, &seed);
+	fill_random(data, IMAGE_SIZE, &seed);
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(pwrite(other, want, len, 0), len);
+	EXPECT_LT(pwrite(self->fd, data, IMAGE_SIZE, 0), IMAGE_SIZE);
+	EXPECT_EQ(fsync(other), 0)
+		TH_LOG("fsync: %s", strerror(errno));
+	ASSERT_EQ(close(other), 0);
+	ASSERT_EQ(close(self->fd), 0);
+	volume_remount(_metadata, &self->vol);
+	other = open(MNT "/other", O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(other, 0);
+	expect_size(_metadata, other, len, "the other file");
+	expect_data(_metadata, other, want, len, 0, "the other file");
+	close(other);
+	volume_check(_metadata, &self->vol);
+}
+
+/* Pages of the device that have ordinary data next to a compressed block. */
+TEST_F(file, beside_an_ordinary_file)
+{
+	size_t cluster = variant->cluster, len = 16 * self->vol.page;
+	unsigned char *want = malloc(len);
+	unsigned int i;
+	int other;
+
+	ASSERT_NE(want, NULL);
+	fill(want, len, 0, 'a');
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	for (i = 0; i < len / cluster; i++) {
+		ASSERT_EQ(pwrite(other, want + i * cluster, cluster,
+				 i * cluster), cluster);
+		ASSERT_EQ(fsync(other), 0);
+		ASSERT_EQ(pwrite(self->fd, self->data, self->len, 0),
+			  self->len);
+		posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+		expect_data(_metadata, self->fd, self->data, self->len, 0,
+			    "cold");
+	}
+	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
+	expect_data(_metadata, other, want, len, 0, "the other file, cold");
+	ASSERT_EQ(close(other), 0);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->data, self->len, 0);
+	other = open(MNT "/other", O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(other, 0);
+	expect_data(_metadata, other, want, len, 0,
+		    "the other file, after remount");
+	close(other);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(file, extends_by_holes_with_disable_sparse)
+{
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(umount(MNT), 0);
+	ASSERT_EQ(mount(self->vol.dev, MNT, "ntfs", 0, "disable_sparse"), 0);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	EXPECT_EQ(pwrite(self->fd, self->data, self->len, 0), self->len)
+		TH_LOG("write: %s", strerror(errno));
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->data, self->len, 0);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* For a child: does a store to @p raise a signal? */
+static int store_raises(char *p)
+{
+	int status;
+	pid_t pid;
+
+	fflush(NULL);
+	pid = fork();
+	if (pid < 0)
+		return -1;
+	if (!pid) {
+		__atomic_store_n(p, 'x', __ATOMIC_RELAXED);
+		_exit(0);
+	}
+	if (waitpid(pid, &status, 0) != pid)
+		return -1;
+	return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+
+/* An empty file can be mapped, and compressed afterwards. */
+TEST_F(file, refuses_stores_to_an_older_mapping)
+{
+	uint32_t attr = ATTR_COMPRESSED;
+	char *p;
+
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	self->fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(self->fd, 0);
+	p = mmap(NULL, self->vol.page, PROT_READ | PROT_WRITE, MAP_SHARED,
+		 self->fd, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	ASSERT_EQ(fsetxattr(self->fd, "system.ntfs_attrib", &attr,
+			    sizeof(attr), 0), 0);
+	ASSERT_EQ(pwrite(self->fd, self->data, self->len, 0), self->len);
+	EXPECT_EQ(p[0], (char)self->data[0]);
+	EXPECT_EQ(store_raises(p), SIGBUS);
+	ASSERT_EQ(munmap(p, self->vol.page), 0);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->data, self->len, 0);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* An ordinary file, too, ends where a short write has ended. */
+TEST_F(file, short_append_to_an_ordinary_file)
+{
+	size_t page = self->vol.page, size = 3 * page;
+	unsigned char *p;
+	int fd;
+
+	fd = open(MNT "/other", O_CREAT | O_RDWR | O_APPEND | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(write(fd, self->data, size), size);
+	p = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	memcpy(p, self->data + size, page);
+	ASSERT_EQ(munmap(p + page, page), 0);
+	EXPECT_EQ(write(fd, p, 2 * page), page);
+	expect_size(_metadata, fd, size + page, "after the short write");
+	ASSERT_EQ(write(fd, self->data + size + page, page), page);
+	expect_size(_metadata, fd, size + 2 * page, "after the next one");
+	expect_data(_metadata, fd, self->data, size + 2 * page, 0, "warm");
+	ASSERT_EQ(fsync(fd), 0);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	expect_data(_metadata, fd, self->data, size + 2 * page, 0, "cold");
+	close(fd);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* ... and what was preallocated behind it still reads as zeros. */
+TEST_F(file, short_write_to_preallocated_space)
+{
+	size_t page = self->vol.page, size = 6 * page;
+	unsigned char *p, *want = calloc(1, size);
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	fd = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(fallocate(fd, 0, 0, size), 0);
+	p = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(p, MAP_FAILED);
+	fill(p, page, page, 'a');
+	memcpy(want + page + 100, p + 100, page - 100);
+	ASSERT_EQ(munmap(p + page, page), 0);
+	EXPECT_EQ(pwrite(fd, p + 100, 2 * page, page + 100), page - 100);
+	expect_size(_metadata, fd, size, "after the short write");
+	expect_data(_metadata, fd, want, size, 0, "warm");
+	ASSERT_EQ(fsync(fd), 0);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	expect_data(_metadata, fd, want, size, 0, "cold");
+	close(fd);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+#define FAILSLAB	"/sys/kernel/debug/failslab/"
+
+static int write_string(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		err = -errno;
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+/* Two blocks with data on disk, one of them written with failures. */
+FIXTURE(failing) {
+	struct volume vol;
+	int fd;
+	unsigned char *old, *new;
+};
+
+FIXTURE_VARIANT(failing) {
+	bool compresses;
+};
+
+FIXTURE_VARIANT_ADD(failing, compressible) { .compresses = true };
+FIXTURE_VARIANT_ADD(failing, random) { .compresses = false };
+
+FIXTURE_SETUP(failing)
+{
+	unsigned int seed = 1;
+	size_t len;
+
+	__volume_setup(_metadata, &self->vol, 4096, true);
+	if (_metadata->exit_code)
+		return;
+	len = 2 * self->vol.block;
+	self->old = malloc(len);
+	self->new = malloc(len);
+	ASSERT_NE(self->old, NULL);
+	ASSERT_NE(self->new, NULL);
+	if (variant->compresses) {
+		fill(self->old, len, 0, 'A');
+		fill(self->new, len, 0, 'a');
+	} else {
+		fill_random(self->old, len, &seed);
+		fill_random(self->new, len, &seed);
+	}
+	self->fd = open_compressed(MNT "/file");
+	ASSERT_GE(self->fd, 0)
+		TH_LOG("compressed file: %s", strerror(errno));
+	ASSERT_EQ(pwrite(self->fd, self->old, len, 0), len);
+	ASSERT_EQ(fsync(self->fd), 0);
+}
+
+FIXTURE_TEARDOWN(failing)
+{
+	if (!access(FAILSLAB, F_OK)) {
+		write_string(FAILSLAB "ignore-gfp-wait", "Y");
+		write_string(FAILSLAB "verbose", "2");
+	}
+	mount("none", WOFS, "wofs", MS_REMOUNT, "cut=0");
+	volume_teardown(&self->vol);
+}
+
+/* The block holds old data or new data, and nothing else. */
+static bool holds(FIXTURE_DATA(failing) * self, const unsigned char *want,
+		  unsigned char *buf)
+{
+	return pread(self->fd, buf, self->vol.block, 0) == self->vol.block &&
+	       !memcmp(buf, want, self->vol.block);
+}
+
+/* Each allocation of a write fails in turn. */
+TEST_F_TIMEOUT(failing, allocation_keeps_the_old_data, 120)
+{
+	size_t block = self->vol.block;
+	unsigned char *buf = malloc(block);
+	unsigned int nth, failed = 0;
+	char value[16], left[16];
+	ssize_t n;
+	int fd;
+
+	ASSERT_NE(buf, NULL);
+	if (access(FAILSLAB, F_OK))
+		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	if (access(FAILSLAB, F_OK))
+		SKIP(return, "needs CONFIG_FAILSLAB");
+	ASSERT_EQ(write_string(FAILSLAB "ignore-gfp-wait", "N"), 0);
+	ASSERT_EQ(write_string(FAILSLAB "verbose", "0"), 0);
+	fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+
+	for (nth = 1; nth < 1000; nth++) {
+		ASSERT_EQ(pwrite(self->fd, self->old, block, 0), block);
+		ASSERT_EQ(fsync(self->fd), 0);
+		snprintf(value, sizeof(value), "%u", nth);
+		memset(left, 0, sizeof(left));
+		ASSERT_EQ(pwrite(fd, value, strlen(value), 0), strlen(value));
+		n = pwrite(self->fd, self->new, block, 0);
+		pread(fd, left, sizeof(left) - 1, 0);
+		ASSERT_EQ(pwrite(fd, "0", 1, 0), 1);
+		failed += n < 0;
+
+		posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+		EXPECT_TRUE(holds(self, n < 0 ? self->old : self->new, buf))
+			TH_LOG("allocation %u failed, write returned %zd: first byte 0x%02x",
+			       nth, n, buf[0]);
+		if (atoi(left))
+			break;
+	}
+	EXPECT_LT(nth, 1000);
+	EXPECT_GT(failed, 0);
+	ASSERT_EQ(close(fd), 0);
+	memcpy(self->new + block, self->old + block, block);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->new, 2 * block, 0);
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * The device fails from the n-th write on: write(2) or fsync(2) report it, and
+ * the block has the old data or the new.  The metadata is not checked: some of
+ * it could not be written, and ntfs does not replay the log.
+ */
+TEST_F_TIMEOUT(failing, device_is_reported, 120)
+{
+	size_t block = self->vol.block;
+	unsigned char *buf = malloc(block);
+	unsigned int cut, errors = 0;
+	char options[16];
+	bool written, synced;
+
+	ASSERT_NE(buf, NULL);
+	for (cut = 1; cut < 100; cut++) {
+		ASSERT_EQ(pwrite(self->fd, self->old, block, 0), block);
+		ASSERT_EQ(fsync(self->fd), 0);
+		snprintf(options, sizeof(options), "cut=%u", cut);
+		ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, options), 0);
+		written = pwrite(self->fd, self->new, block, 0) == block;
+		synced = !fsync(self->fd);
+		ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "cut=0"), 0);
+		errors += !written || !synced;
+
+		/* what was not written stays dirty, or is lost: as reported */
+		fsync(self->fd);
+		ASSERT_EQ(close(self->fd), 0);
+		volume_remount(_metadata, &self->vol);
+		self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+		ASSERT_GE(self->fd, 0);
+		expect_size(_metadata, self->fd, 2 * block, "size");
+		EXPECT_TRUE(holds(self, self->new, buf) ||
+			    (!(written && synced) &&
+			     holds(self, self->old, buf)))
+			TH_LOG("after %u writes: write %d, fsync %d, first byte 0x%02x",
+			       cut, written, synced, buf[0]);
+		if (written && synced)
+			break;
+	}
+	EXPECT_LT(cut, 100);
+	EXPECT_GT(errors, 0);
+	memcpy(self->new + block, self->old + block, block);
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->new, 2 * block, 0);
+	close(self->fd);
+}
+
+/*
+ * Small compressed files whose data is in the MFT record, as Windows makes
+ * them. The driver does not: flags of ordinary ones are changed on the disk.
+ */
+#define RESIDENT_SIZE	200
+#define RESIDENT_FILES	100
+#define RECORD_SIZE	1024
+
+FIXTURE(resident) {
+	struct volume vol;
+	int fd;
+	off_t record;		/* the MFT record of the file in the image */
+	unsigned char *want;
+};
+
+FIXTURE_VARIANT(resident) {
+	unsigned int cluster;
+};
+
+FIXTURE_VARIANT_ADD(resident, cluster_1024) { .cluster = 1024 };
+FIXTURE_VARIANT_ADD(resident, cluster_4096) { .cluster = 4096 };
+
+static uint32_t get32(const unsigned char *p)
+{
+	return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+/* The attribute @type of an MFT record, NULL if there is none. */
+static unsigned char *find_attr(unsigned char *record, uint32_t type)
+{
+	unsigned int off = record[0x14] | record[0x15] << 8;
+
+	while (off + 24 < RECORD_SIZE && get32(record + off) != 0xffffffff) {
+		if (get32(record + off) == type)
+			return record + off;
+		if (!get32(record + off + 4))
+			break;
+		off += get32(record + off + 4);
+	}
+	return NULL;
+}
+
+/* Make the files of RESIDENT_SIZE compressed; how many, and where the first is. */
+static int compress_resident(off_t *first)
+{
+	unsigned char *image, *r, *info, *data;
+	int fd, n = 0;
+	off_t pos;
+
+	fd = open(IMAGE, O_RDWR | O_CLOEXEC);
+	image = mmap(NULL, IMAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		     0);
+	close(fd);
+	if (image == MAP_FAILED)
+		return -1;
+	for (pos = 0; pos < IMAGE_SIZE; pos += RECORD_SIZE) {
+		r = image + pos;
+		if (memcmp(r, "FILE", 4))
+			continue;
+		info = find_attr(r, 0x10);
+		data = find_attr(r, 0x80);
+		if (!info || !data || data[8] || data[9] ||
+		    get32(data + 16) != RESIDENT_SIZE)
+			continue;
+		info[info[0x14] + 0x21] |= ATTR_COMPRESSED >> 8;
+		data[0x0c] |= 1;
+		if (!n++)
+			*first = pos;
+	}
+	munmap(image, IMAGE_SIZE);
+	return n;
+}
+
+FIXTURE_SETUP(resident)
+{
+	char path[32];
+	int i, fd;
+
+	volume_setup(_metadata, &self->vol, variant->cluster);
+	if (_metadata->exit_code)
+		return;
+	self->want = calloc(4, self->vol.block);
+	ASSERT_NE(self->want, NULL);
+	fill(self->want, RESIDENT_SIZE, 0, 'A');
+	for (i = 0; i < RESIDENT_FILES; i++) {
+		snprintf(path, sizeof(path), i ? MNT "/file%d" : MNT "/file",
+			 i);
+		fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+		ASSERT_GE(fd, 0);
+		ASSERT_EQ(pwrite(fd, self->want, RESIDENT_SIZE, 0),
+			  RESIDENT_SIZE);
+		ASSERT_EQ(close(fd), 0);
+	}
+	ASSERT_EQ(umount(MNT), 0);
+	ASSERT_EQ(fsync(self->vol.loop), 0);
+	ASSERT_EQ(compress_resident(&self->record), RESIDENT_FILES);
+	ASSERT_EQ(ioctl(self->vol.loop, BLKFLSBUF), 0);
+	ASSERT_EQ(mount(self->vol.dev, MNT, "ntfs", 0, NULL), 0);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	expect_data(_metadata, self->fd, self->want, RESIDENT_SIZE, 0,
+		    "resident");
+}
+
+FIXTURE_TEARDOWN(resident)
+{
+	volume_teardown(&self->vol);
+}
+
+static void expect_resident(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(resident) * self, size_t size)
+{
+	expect_size(_metadata, self->fd, size, "size");
+	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
+					  self->want, size, 0);
+	expect_size(_metadata, self->fd, size, "size after remount");
+	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/* The allocated size of the $DATA attribute on disk. */
+static uint64_t allocated_size(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(resident) * self)
+{
+	unsigned char record[RECORD_SIZE], *data;
+	int fd = open(IMAGE, O_RDONLY | O_CLOEXEC);
+
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(pread(fd, record, sizeof(record), self->record),
+		  sizeof(record));
+	close(fd);
+	data = find_attr(record, 0x80);
+	ASSERT_NE(data, NULL);
+	ASSERT_EQ(data[8], 1);
+	return get32(data + 0x28) | (uint64_t)get32(data + 0x2c) << 32;
+}
+
+TEST_F(resident, stays_so_when_it_grows_a_little)
+{
+	fill(self->want, RESIDENT_SIZE + 50, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want + RESIDENT_SIZE, 50,
+			 RESIDENT_SIZE), 50);
+	expect_resident(_metadata, self, RESIDENT_SIZE + 50);
+}
+
+TEST_F(resident, grows_by_what_is_appended)
+{
+	size_t block = self->vol.block;
+
+	fill(self->want, RESIDENT_SIZE + block, 0, 'A');
+	ASSERT_EQ(pwrite(self->fd, self->want + RESIDENT_SIZE, block,
+			 RESIDENT_SIZE), block);
+	expect_resident(_metadata, self, RESIDENT_SIZE + block);
+	EXPECT_EQ(allocated_size(_metadata, self), 2 * block);
+}
+
+/* What the clusters between the two held before is nobody's business. */
+TEST_F(resident, reads_as_zeros_up_to_a_write_to_another_block)
+{
+	size_t pos = 2 * self->vol.block + 100;
+
+	self->want[pos] = 'x';
+	ASSERT_EQ(pwrite(self->fd, "x", 1, pos), 1);
+	expect_resident(_metadata, self, pos + 1);
+	EXPECT_EQ(allocated_size(_metadata, self), 3 * self->vol.block);
+}
+
+TEST_F(resident, failed_write_keeps_the_size)
+{
+	size_t size[] = { RESIDENT_SIZE + 50, 2 * self->vol.block };
+	char *unreadable;
+	int i;
+
+	unreadable = mmap(NULL, 2 * self->vol.block, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(unreadable, MAP_FAILED);
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(pwrite(self->fd, unreadable, size[i] - RESIDENT_SIZE,
+				 RESIDENT_SIZE), -1);
+		EXPECT_EQ(errno, EFAULT);
+		expect_size(_metadata, self->fd, RESIDENT_SIZE,
+			    i ? "large write" : "small write");
+	}
+	expect_resident(_metadata, self, RESIDENT_SIZE);
+}
+
+static long dirty_pages(void)
+{
+	FILE *f = fopen("/proc/vmstat", "re");
+	char line[128];
+	long n = -1;
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, "nr_dirty %ld", &n) == 1)
+			break;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+/* The folio that is dirty when the data leaves the record gets clean again. */
+TEST_F(resident, leaves_no_dirty_folio)
+{
+	size_t block = self->vol.block;
+	char path[32];
+	long before;
+	int i, fd;
+
+	fill(self->want, block, 0, 'A');
+	sync();
+	before = dirty_pages();
+	ASSERT_GE(before, 0);
+	for (i = 0; i < RESIDENT_FILES; i++) {
+		snprintf(path, sizeof(path), i ? MNT "/file%d" : MNT "/file",
+			 i);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		ASSERT_GE(fd, 0);
+		ASSERT_EQ(pwrite(fd, self->want + RESIDENT_SIZE,
+				 block - RESIDENT_SIZE, RESIDENT_SIZE),
+			  block - RESIDENT_SIZE);
+		ASSERT_EQ(close(fd), 0);
+	}
+	sync();
+	/* counted per CPU, so not exactly */
+	EXPECT_LT(dirty_pages(), before + RESIDENT_FILES / 2);
+	expect_resident(_metadata, self, block);
 }
 
 TEST_HARNESS_MAIN

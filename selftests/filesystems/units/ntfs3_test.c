@@ -5,13 +5,19 @@
  * They are read and written by frames: 16 clusters of a file that NTFS itself
  * compressed (LZNT), 4 to 32 KiB of one that Windows compressed afterwards
  * (XPRESS and LZX, read-only until it is opened for writing, which decompresses
- * it).  Who wants one page of a frame gets all of them, locked together.
+ * it).  Reading one page of a frame locks and fills all of them.
+ *
+ * The disk is full of 0xaa before mkntfs, so that old contents of the disk are
+ * noticed.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
+#include <linux/falloc.h>
+#include <linux/userfaultfd.h>
 
 #include "wof_image.h"
 
@@ -26,6 +32,22 @@
 
 /* What freed memory is filled with; pattern() is not often that. */
 #define POISON		0xa5
+
+/* What the disk is full of. */
+#define STALE		0xaa
+
+#define IMAGE_SIZE	MIB(16)
+#define WOFS		IMAGE_DIR "/wofs"
+
+static void prefill(struct __test_metadata *_metadata, struct image *im)
+{
+	uint8_t *buf = malloc(IMAGE_SIZE);
+
+	ASSERT_NE(NULL, buf);
+	memset(buf, STALE, IMAGE_SIZE);
+	save(_metadata, im->path, buf, IMAGE_SIZE);
+	free(buf);
+}
 
 static void mount_ntfs3(struct __test_metadata *_metadata, struct image *im)
 {
@@ -48,6 +70,47 @@ static int open_file(struct __test_metadata *_metadata, struct image *im,
 	ASSERT_GE(fd, 0)
 		TH_LOG("%s: %s", name, strerror(errno));
 	return fd;
+}
+
+/* Only a resident or empty file can be made compressed. */
+static void make_compressed(struct __test_metadata *_metadata, int fd)
+{
+	uint32_t attr = ATTR_COMPRESSED;
+
+	ASSERT_EQ(0, fsetxattr(fd, "system.ntfs_attrib", &attr, sizeof(attr),
+			       0));
+}
+
+/* Use up the free clusters: close() frees some that were preallocated. */
+static void fill_volume(struct __test_metadata *_metadata, struct image *im)
+{
+	uint8_t *buf = malloc(KIB(64));
+	unsigned int i, written;
+	char name[16];
+	size_t len;
+
+	ASSERT_NE(NULL, buf);
+	pattern_fill(buf, KIB(64), 0, 1);
+	for (i = 0, written = 1; written; i++) {
+		int fd;
+
+		snprintf(name, sizeof(name), "filler%u", i);
+		fd = open_file(_metadata, im, name, O_CREAT | O_WRONLY);
+		for (written = 0, len = KIB(64); len >= KIB(4); len /= 2)
+			while (write(fd, buf, len) > 0 && !fsync(fd))
+				written++;
+		ASSERT_EQ(ENOSPC, errno);
+		ASSERT_EQ(0, close(fd));
+	}
+	free(buf);
+}
+
+static void expect_size(struct __test_metadata *_metadata, int fd, off_t size)
+{
+	struct stat st;
+
+	ASSERT_EQ(0, fstat(fd, &st));
+	EXPECT_EQ(size, st.st_size);
 }
 
 /* Leave a recognisable pattern in the memory that is handed out next. */
@@ -185,7 +248,7 @@ static void prefetch(void *arg)
 		_exit(1);
 }
 
-/* Whatever it is that prefetches a cold file, it ends and does no harm. */
+/* Each way to prefetch a cold file returns, and changes nothing. */
 static void expect_prefetch_ends(struct __test_metadata *_metadata, int fd,
 				 const uint8_t *want, size_t len)
 {
@@ -244,17 +307,16 @@ static void remount(struct __test_metadata *_metadata,
 
 FIXTURE_SETUP(lznt)
 {
-	uint32_t attr = ATTR_COMPRESSED;
-
 	self->page = sysconf(_SC_PAGESIZE);
 	self->frame = 16 * variant->cluster;
 	self->len = NR_FRAMES * self->frame;
 	if (self->frame < 2 * self->page)
 		SKIP(return, "needs two pages in a frame");
-	if (image_setup(&self->im, _metadata, MIB(16)))
+	if (image_setup(&self->im, _metadata, IMAGE_SIZE))
 		return;
 	if (!image_have("mkntfs"))
 		SKIP(return, "no mkntfs (ntfs-3g)");
+	prefill(_metadata, &self->im);
 	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c %u %s",
 			       variant->cluster, self->im.path));
 	mount_ntfs3(_metadata, &self->im);
@@ -265,8 +327,7 @@ FIXTURE_SETUP(lznt)
 	ASSERT_NE(NULL, self->want);
 	fill_frames(self->want, self->frame, 1);
 	self->fd = open_file(_metadata, &self->im, "file", O_CREAT | O_RDWR);
-	ASSERT_EQ(0, fsetxattr(self->fd, "system.ntfs_attrib", &attr,
-			       sizeof(attr), 0));
+	make_compressed(_metadata, self->fd);
 	ASSERT_EQ(self->len, pwrite(self->fd, self->want, self->len, 0));
 	remount(_metadata, self);
 }
@@ -304,9 +365,10 @@ static void spoil_frame(struct __test_metadata *_metadata,
 	ASSERT_EQ(0, image_umount(&self->im));
 	fd = open(self->im.path, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
-	image = mmap(NULL, MIB(16), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	image = mmap(NULL, IMAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		     0);
 	ASSERT_NE(MAP_FAILED, image);
-	end = image + MIB(16);
+	end = image + IMAGE_SIZE;
 	for (p = image; p < end; p += 512) {
 		if (memcmp(p + 3, self->want + nr * self->frame, 8) ||
 		    !(p[1] & 0x80) || p[2])
@@ -316,7 +378,7 @@ static void spoil_frame(struct __test_metadata *_metadata,
 	}
 	ASSERT_EQ(1, found)
 		TH_LOG("frames that begin like frame %u", nr);
-	ASSERT_EQ(0, munmap(image, MIB(16)));
+	ASSERT_EQ(0, munmap(image, IMAGE_SIZE));
 	ASSERT_EQ(0, close(fd));
 	mount_ntfs3(_metadata, &self->im);
 	self->fd = open_file(_metadata, &self->im, "file", O_RDWR);
@@ -386,11 +448,19 @@ TEST_F(lznt, writes_all_of_an_unreadable_frame)
 {
 	size_t frame = self->frame;
 
+	spoil_frame(_metadata, self, 2);
 	spoil_frame(_metadata, self, 1);
-	expect_unreadable(_metadata, self->fd, frame, frame, self->page);
+	expect_unreadable(_metadata, self->fd, 2 * frame, frame, self->page);
 	pattern_fill(self->want + frame, frame, frame, 8);
 	ASSERT_EQ(frame, pwrite(self->fd, self->want + frame, frame, frame));
-	expect_file(_metadata, self);
+	expect_data(_metadata, self->fd, self->want, 2 * frame, 0, "warm");
+	expect_unreadable(_metadata, self->fd, frame, 2 * frame, self->page);
+	remount(_metadata, self);
+	expect_data(_metadata, self->fd, self->want, 2 * frame, 0,
+		    "after remount");
+	expect_unreadable(_metadata, self->fd, frame, 2 * frame, self->page);
+	expect_data(_metadata, self->fd, self->want + 3 * frame, frame,
+		    3 * frame, "after it");
 }
 
 /*
@@ -472,42 +542,578 @@ TEST_F(lznt, writes_behind_a_hole)
 	expect_file(_metadata, self);
 }
 
+/*
+ * Write @len bytes at @pos, from a buffer of which only the first @good bytes
+ * can be read.
+ */
+static ssize_t write_from_hole(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(lznt) * self, int fd,
+			       const uint8_t *data, size_t good, size_t len,
+			       off_t pos)
+{
+	size_t room = (good / self->page + 1) * self->page;
+	uint8_t *map;
+	ssize_t n;
+
+	map = mmap(NULL, room + self->len, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	memcpy(map + room - good, data, good);
+	ASSERT_EQ(0, munmap(map + room, self->len));
+	n = pos < 0 ? write(fd, map + room - good, len) :
+		      pwrite(fd, map + room - good, len, pos);
+	if (n < 0)
+		n = -errno;
+	ASSERT_EQ(0, munmap(map, room));
+	return n;
+}
+
+/* The file ends where a short write ended, and there the next one starts. */
+static void expect_short_appends(struct __test_metadata *_metadata,
+				 FIXTURE_DATA(lznt) * self, size_t good,
+				 size_t len)
+{
+	size_t frame = self->frame, size = self->len, end;
+	uint8_t *data;
+	int fd;
+
+	data = calloc(2, self->len);
+	ASSERT_NE(NULL, data);
+	memcpy(data, self->want, size);
+	fd = open_file(_metadata, &self->im, "file", O_RDWR | O_APPEND);
+	for (end = size + 2 * (good + 100); size < end; size += 100) {
+		pattern_fill(data + size, good + 100, size, 2);
+		EXPECT_EQ(good, write_from_hole(_metadata, self, fd,
+						data + size, good, len, -1));
+		size += good;
+		expect_size(_metadata, fd, size);
+		EXPECT_EQ(-EFAULT, write_from_hole(_metadata, self, fd, NULL,
+						   0, len, -1));
+		EXPECT_EQ(-EFAULT, write_from_hole(_metadata, self, fd, NULL,
+						   0, 10, size + 3 * frame));
+		expect_size(_metadata, fd, size);
+		EXPECT_EQ(100, write(fd, data + size, 100));
+	}
+	expect_size(_metadata, fd, size);
+	expect_data(_metadata, fd, data, size, 0, "warm");
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, close(fd));
+	remount(_metadata, self);
+	expect_size(_metadata, self->fd, size);
+	expect_data(_metadata, self->fd, data, size, 0, "after remount");
+	ASSERT_EQ(0, ftruncate(self->fd, size + frame));
+	expect_data(_metadata, self->fd, data, size + frame, 0, "extended");
+	free(data);
+}
+
 TEST_F(lznt, returns_what_was_written_before_an_error)
 {
-	size_t frame = self->frame;
-	struct stat st;
-	uint8_t *user;
+	expect_short_appends(_metadata, self, self->frame, 2 * self->frame);
+}
 
-	user = mmap(NULL, 2 * frame, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+TEST_F(lznt, returns_the_part_of_a_frame_that_was_written)
+{
+	expect_short_appends(_metadata, self, 1234, 2 * self->frame);
+}
+
+/* What a write does not reach is as it was, although it was not read. */
+TEST_F(lznt, short_write_to_a_frame)
+{
+	size_t frame = self->frame;
+
+	pattern_fill(self->want + frame, self->page, frame, 2);
+	EXPECT_EQ(self->page,
+		  write_from_hole(_metadata, self, self->fd, self->want + frame,
+				  self->page, frame, frame));
+	EXPECT_EQ(-EFAULT, write_from_hole(_metadata, self, self->fd, NULL, 0,
+					   frame, 2 * frame));
+	expect_file(_metadata, self);
+}
+
+/*
+ * A thread that takes a page of the buffer away when the write has faulted it
+ * in, and is about to fault in the last page.  That one is registered with
+ * userfaultfd, so the write waits there.
+ */
+struct thief {
+	int uffd;
+	void *last, *data;
+	size_t page;
+	void *victim;
+	int error;
+};
+
+static void *take_page_away(void *arg)
+{
+	struct thief *thief = arg;
+	struct pollfd pfd = { .fd = thief->uffd, .events = POLLIN };
+	struct uffdio_copy copy = {
+		.dst = (unsigned long)thief->last,
+		.src = (unsigned long)thief->data,
+		.len = thief->page,
+	};
+	struct uffd_msg msg;
+
+	if (poll(&pfd, 1, SOON * 1000) != 1 ||
+	    read(thief->uffd, &msg, sizeof(msg)) != sizeof(msg)) {
+		thief->error = ETIMEDOUT;
+		return NULL;
+	}
+	if (munmap(thief->victim, thief->page) ||
+	    ioctl(thief->uffd, UFFDIO_COPY, &copy))
+		thief->error = errno;
+	return NULL;
+}
+
+/* Write frame 1, of which page @victim is taken away before it is copied. */
+static ssize_t write_without_page(struct __test_metadata *_metadata,
+				  FIXTURE_DATA(lznt) * self,
+				  const uint8_t *data, unsigned int victim)
+{
+	uint8_t *user = mmap(NULL, self->frame, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct thief thief = {
+		.page = self->page,
+		.last = user + self->frame - self->page,
+		.victim = user + victim * self->page,
+	};
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { .start = (unsigned long)thief.last,
+			   .len = thief.page },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	pthread_t thread;
+	ssize_t n;
+
 	ASSERT_NE(MAP_FAILED, user);
-	pattern_fill(user, frame, self->len, 2);
-	ASSERT_EQ(0, munmap(user + frame, frame));
-	EXPECT_EQ(frame, pwrite(self->fd, user, 2 * frame, self->len));
-	expect_data(_metadata, self->fd, user, frame, self->len, "warm");
-	ASSERT_EQ(0, fsync(self->fd));
+	memcpy(user, data, self->frame - self->page);
+	thief.data = aligned_alloc(self->page, self->page);
+	memcpy(thief.data, data + self->frame - self->page, self->page);
+	thief.uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (thief.uffd < 0)
+		SKIP(exit(KSFT_SKIP), "needs CONFIG_USERFAULTFD");
+	ASSERT_EQ(0, ioctl(thief.uffd, UFFDIO_API, &api));
+	ASSERT_EQ(0, ioctl(thief.uffd, UFFDIO_REGISTER, &reg));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, take_page_away, &thief));
+	n = pwrite(self->fd, user, self->frame, self->frame);
+	if (n < 0)
+		n = -errno;
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	ASSERT_EQ(0, thief.error);
+	close(thief.uffd);
+	return n;
+}
+
+TEST_F(lznt, short_copy_of_a_frame)
+{
+	size_t frame = self->frame;
+	uint8_t *data = malloc(frame);
+
+	pattern_fill(data, frame, frame, 2);
+	/* of a frame that is partly cached, too */
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "cached");
+	ASSERT_EQ(0, posix_fadvise(self->fd, frame + self->page, self->page,
+				   POSIX_FADV_DONTNEED));
+	EXPECT_EQ(-EFAULT, write_without_page(_metadata, self, data, 0));
+	expect_file(_metadata, self);
+	if (frame > 2 * self->page) {
+		memcpy(self->want + frame, data, self->page);
+		EXPECT_EQ(self->page,
+			  write_without_page(_metadata, self, data, 1));
+		expect_file(_metadata, self);
+	}
+	free(data);
+}
+
+/*
+ * A small file, in the MFT record, that has become compressed, after it was
+ * written, or if not @flush, after a store to a mapping.
+ */
+static int create_small(struct __test_metadata *_metadata,
+			FIXTURE_DATA(lznt) * self, const char *name,
+			bool flush)
+{
+	int fd = open_file(_metadata, &self->im, name,
+			   O_CREAT | O_EXCL | O_RDWR);
+	uint8_t *map;
+
+	if (flush) {
+		ASSERT_EQ(100, pwrite(fd, self->want, 100, 0));
+		ASSERT_EQ(0, fsync(fd));
+	} else {
+		ASSERT_EQ(100, pwrite(fd, self->want + 100, 100, 0));
+		map = mmap(NULL, self->page, PROT_READ | PROT_WRITE,
+			   MAP_SHARED, fd, 0);
+		ASSERT_NE(MAP_FAILED, map);
+		memcpy(map, self->want, 100);
+		ASSERT_EQ(0, munmap(map, self->page));
+	}
+	make_compressed(_metadata, fd);
+	return fd;
+}
+
+static void expect_small(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(lznt) * self, int fd, const char *name,
+			 size_t len)
+{
+	expect_data(_metadata, fd, self->want, len, 0, "warm");
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	expect_data(_metadata, fd, self->want, len, 0, "cold");
+	ASSERT_EQ(0, close(fd));
 	remount(_metadata, self);
-	expect_data(_metadata, self->fd, self->want, self->len, 0, "old");
-	expect_data(_metadata, self->fd, user, frame, self->len, "new");
-	ASSERT_EQ(0, fstat(self->fd, &st));
-	EXPECT_GE(st.st_size, self->len + frame);
+	fd = open_file(_metadata, &self->im, name, O_RDWR);
+	expect_data(_metadata, fd, self->want, len, 0, "after remount");
+	ASSERT_EQ(0, close(fd));
+}
+
+static void grow_small(struct __test_metadata *_metadata,
+		       FIXTURE_DATA(lznt) * self, int fd, const char *name)
+{
+	size_t len = 2 * self->page;
+
+	ASSERT_EQ(len, pwrite(fd, self->want + 100, len, 100));
+	expect_small(_metadata, self, fd, name, 100 + len);
+}
+
+TEST_F(lznt, resident_file_grows)
+{
+	int fd = create_small(_metadata, self, "small", true);
+
+	ASSERT_EQ(0, close(fd));
+	remount(_metadata, self);
+	fd = open_file(_metadata, &self->im, "small", O_RDWR);
+	grow_small(_metadata, self, fd, "small");
+	/* ... and while its folio is dirty */
+	fd = create_small(_metadata, self, "dirty", false);
+	grow_small(_metadata, self, fd, "dirty");
+}
+
+/* The first frame has to be zeroed up to the end. */
+TEST_F(lznt, resident_file_grows_past_a_hole)
+{
+	size_t len = 2 * self->frame;
+	int fd = create_small(_metadata, self, "small", false);
+
+	memset(self->want + 100, 0, len - 100);
+	ASSERT_EQ(100, pwrite(fd, self->want + len, 100, len));
+	expect_small(_metadata, self, fd, "small", len + 100);
+}
+
+/* Clusters that were allocated and not written do not appear. */
+TEST_F(lznt, resident_file_is_preallocated)
+{
+	size_t len = 2 * self->frame;
+	int fd = create_small(_metadata, self, "small", true);
+
+	memset(self->want + 100, 0, len - 100);
+	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
+	expect_small(_metadata, self, fd, "small", len);
+	fd = open_file(_metadata, &self->im, "small", O_RDWR);
+	pattern_fill(self->want + 100, 10, 0, 3);
+	ASSERT_EQ(10, pwrite(fd, self->want + 100, 10, 100));
+	expect_small(_metadata, self, fd, "small", len);
+}
+
+static long read_vmstat(const char *name)
+{
+	char line[128];
+	long value = -1;
+	FILE *f;
+
+	/* Add up what each CPU has counted. */
+	f = fopen("/proc/sys/vm/stat_refresh", "r");
+	if (f) {
+		while (fgets(line, sizeof(line), f))
+			;
+		fclose(f);
+	}
+	f = fopen("/proc/vmstat", "r");
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, name, strlen(name)) &&
+		    line[strlen(name)] == ' ')
+			value = strtol(line + strlen(name), NULL, 10);
+	if (f)
+		fclose(f);
+	return value;
+}
+
+TEST_F(lznt, dirty_folios_are_accounted)
+{
+	const unsigned int nr = 100;
+	char name[16];
+	long before;
+
+	sync();
+	before = read_vmstat("nr_dirty");
+	ASSERT_GE(before, 0);
+	for (unsigned int i = 0; i < nr; i++) {
+		int fd;
+
+		snprintf(name, sizeof(name), "small%u", i);
+		fd = create_small(_metadata, self, name, false);
+		ASSERT_EQ(1000, pwrite(fd, self->want, 1000, 100));
+		ASSERT_EQ(0, fsync(fd));
+		ASSERT_EQ(0, close(fd));
+	}
+	sync();
+	EXPECT_LT(read_vmstat("nr_dirty"), before + nr / 2);
+}
+
+/*
+ * Compressed data is read and written through the page cache of the device,
+ * other data is not.  If a page has clusters of both, what is written to the
+ * one must not change the other.
+ */
+TEST_F(lznt, shares_pages_with_another_file)
+{
+	size_t frame = self->frame, cluster = variant->cluster;
+	const unsigned int nr = 40;
+	uint8_t *data = malloc(nr * cluster);
+	uint8_t *cmpr = calloc(nr, frame);
+	unsigned int i;
+	int fd, plain;
+
+	ASSERT_NE(NULL, data);
+	ASSERT_NE(NULL, cmpr);
+	/* Have both use the same pages. */
+	fd = open_file(_metadata, &self->im, "cmpr", O_CREAT | O_RDWR);
+	make_compressed(_metadata, fd);
+	plain = open_file(_metadata, &self->im, "plain", O_CREAT | O_RDWR);
+	pattern_fill(data, nr * cluster, 0, 1);
+	for (i = 0; i < nr; i++) {
+		memset(cmpr + i * frame, i + 1, frame);
+		ASSERT_EQ(frame, pwrite(fd, cmpr + i * frame, frame,
+					i * frame));
+		ASSERT_EQ(cluster, pwrite(plain, data + i * cluster, cluster,
+					  i * cluster));
+		ASSERT_EQ(0, fsync(plain));
+	}
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, close(plain));
+	remount(_metadata, self);
+
+	fd = open_file(_metadata, &self->im, "cmpr", O_RDWR);
+	plain = open_file(_metadata, &self->im, "plain", O_RDWR);
+	expect_data(_metadata, fd, cmpr, nr * frame, 0, "cold");
+	pattern_fill(data, nr * cluster, 0, 3);
+	ASSERT_EQ(nr * cluster, pwrite(plain, data, nr * cluster, 0));
+	ASSERT_EQ(0, fsync(plain));
+	for (i = 0; i < nr; i++) {
+		cmpr[i * frame] = 0xee;
+		ASSERT_EQ(1, pwrite(fd, cmpr + i * frame, 1, i * frame));
+	}
+	ASSERT_EQ(0, fsync(fd));
+	drop_clean_caches();
+	expect_data(_metadata, plain, data, nr * cluster, 0, "plain");
+	expect_data(_metadata, fd, cmpr, nr * frame, 0, "compressed");
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, close(plain));
+	free(data);
+	free(cmpr);
+}
+
+/* The page cache of the device has large folios then, where it can. */
+TEST_F(lznt, the_device_was_read)
+{
+	uint8_t *buf = malloc(MIB(1));
+	int dev;
+
+	ASSERT_NE(NULL, buf);
+	dev = open(self->im.dev, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(dev, 0);
+	drop_clean_caches();
+	while (read(dev, buf, MIB(1)) > 0)
+		;
+	ASSERT_EQ(0, close(dev));
+	free(buf);
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "cold");
+	write_at(_metadata, self, self->frame - 10, self->frame, 3);
+	write_at(_metadata, self, 2 * self->frame, self->frame, 2);
+	ASSERT_EQ(0, fsync(self->fd));
+	drop_clean_caches();
+	expect_file(_metadata, self);
+}
+
+/* A write that does not fit leaves the frame as it was. */
+TEST_F(lznt, no_space_for_a_frame)
+{
+	size_t frame = self->frame;
+	uint8_t *data = malloc(self->len);
+
+	ASSERT_NE(NULL, data);
+	fill_volume(_metadata, &self->im);
+	pattern_fill(data, self->len, 0, 1);
+	ASSERT_EQ(0, posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED));
+	EXPECT_EQ(-1, pwrite(self->fd, data, frame, frame));
+	EXPECT_EQ(ENOSPC, errno);
+	EXPECT_EQ(-1, pwrite(self->fd, data, frame / 2, 2 * frame + 100));
+	EXPECT_EQ(ENOSPC, errno);
+	EXPECT_EQ(-1, pwrite(self->fd, data, frame, self->len));
+	EXPECT_EQ(ENOSPC, errno);
+	expect_size(_metadata, self->fd, self->len);
+	expect_file(_metadata, self);
+	free(data);
+}
+
+/* Move the image to wofs, where writes can be made to fail. */
+static void move_to_wofs(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(lznt) * self)
+{
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	ASSERT_EQ(0, mkdir(WOFS, 0700));
+	if (mount("none", WOFS, "wofs", 0, NULL))
+		SKIP(exit(KSFT_SKIP), "no wofs (CONFIG_TEST_WOFS)");
+	ASSERT_EQ(0, image_run("cat %s >" WOFS "/image", self->im.path));
+	strcpy(self->im.path, WOFS "/image");
+	mount_ntfs3(_metadata, &self->im);
+	self->fd = open_file(_metadata, &self->im, "file", O_RDWR);
+}
+
+static void fail_writes(struct __test_metadata *_metadata, const char *how)
+{
+	ASSERT_EQ(0, mount("none", WOFS, NULL, MS_REMOUNT, how));
+}
+
+/* fsync() and synchronous writes report an error of the device. */
+TEST_F(lznt, device_fails)
+{
+	size_t frame = self->frame;
+	int fd;
+
+	move_to_wofs(_metadata, self);
+	fd = open_file(_metadata, &self->im, "file", O_RDWR | O_DSYNC);
+	write_at(_metadata, self, 100, 10, 2);
+	ASSERT_EQ(0, fsync(self->fd));
+	pattern_fill(self->want + frame, frame, frame, 3);
+	fail_writes(_metadata, "fail=eio,fail_op=write");
+	EXPECT_EQ(-1, pwrite(fd, self->want + frame, frame, frame));
+	EXPECT_EQ(EIO, errno);
+	ASSERT_EQ(frame, pwrite(self->fd, self->want + frame, frame, frame));
+	EXPECT_EQ(-1, fsync(self->fd));
+	EXPECT_EQ(EIO, errno);
+	fail_writes(_metadata, "fail=none");
+	/* Where the data has been is undefined; write it again. */
+	ASSERT_EQ(frame, pwrite(fd, self->want + frame, frame, frame));
+	EXPECT_EQ(0, fsync(self->fd));
+	ASSERT_EQ(0, close(fd));
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	/* The volume is marked dirty after the errors. */
+	ASSERT_EQ(0, image_mount(&self->im, "ntfs3", 0, "force"));
+	self->fd = open_file(_metadata, &self->im, "file", O_RDWR);
+	expect_data(_metadata, self->fd, self->want, self->len, 0,
+		    "after remount");
+}
+
+/* With O_DSYNC the data is on the disk when the write returns. */
+TEST_F(lznt, synchronous_write)
+{
+	static const char marker[] = "is on the disk";
+	size_t frame = self->frame;
+	uint8_t *image;
+	int fd;
+
+	fd = open_file(_metadata, &self->im, "file", O_RDWR | O_DSYNC);
+	memcpy(self->want + frame, marker, sizeof(marker));
+	ASSERT_EQ(sizeof(marker), pwrite(fd, marker, sizeof(marker), frame));
+	ASSERT_EQ(0, close(fd));
+	fd = open(self->im.path, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	image = mmap(NULL, IMAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, image);
+	/* The first eight bytes are literal, then there is a byte of flags. */
+	EXPECT_NE(NULL, memmem(image, IMAGE_SIZE, marker, 8));
+	ASSERT_EQ(0, munmap(image, IMAGE_SIZE));
+	ASSERT_EQ(0, close(fd));
+	expect_file(_metadata, self);
+}
+
+/* Whole frames can become holes, parts of them cannot. */
+TEST_F(lznt, punches_whole_frames_only)
+{
+	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	size_t frame = self->frame;
+
+	EXPECT_EQ(-1, fallocate(self->fd, punch, frame + 100, 1000));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(-1, fallocate(self->fd, punch, frame, frame + self->page));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(-1, fallocate(self->fd, punch, frame - 1, frame + 1));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	expect_file(_metadata, self);
+	memset(self->want + frame, 0, frame);
+	ASSERT_EQ(0, fallocate(self->fd, punch, frame, frame));
+	expect_file(_metadata, self);
+}
+
+/* Preallocated clusters are zero, whatever the device has cached of them. */
+TEST_F(lznt, preallocates_a_hole)
+{
+	size_t frame = self->frame;
+	int fd;
+
+	pattern_fill(self->want, self->len, 0, 1);
+	fd = open_file(_metadata, &self->im, "gone", O_CREAT | O_RDWR);
+	make_compressed(_metadata, fd);
+	for (unsigned int i = 0; i < 16; i++)
+		ASSERT_EQ(self->len, pwrite(fd, self->want, self->len,
+					    i * self->len));
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, image_run("rm %s/gone", self->im.mnt));
+
+	memset(self->want, 0, self->len);
+	fd = open_file(_metadata, &self->im, "holes", O_CREAT | O_RDWR);
+	make_compressed(_metadata, fd);
+	self->want[self->len - 1] = 1;
+	ASSERT_EQ(1, pwrite(fd, self->want + self->len - 1, 1, self->len - 1));
+	ASSERT_EQ(0, fallocate(fd, 0, 0, 2 * frame));
+	expect_small(_metadata, self, fd, "holes", self->len);
 }
 
 /* Anything in any order against a model in memory. */
 TEST_F_TIMEOUT(lznt, random_writes, 60)
 {
 	unsigned int i, seed = variant->cluster;
-	size_t len;
+	size_t len, size = self->len;
 	off_t pos;
 
-	for (i = 0; i < 150 && !_metadata->exit_code; i++) {
+	for (i = 0; i < 200 && !_metadata->exit_code; i++) {
 		pos = rand_r(&seed) % self->len;
 		len = 1 + rand_r(&seed) % (2 * self->frame);
 		if (rand_r(&seed) % 4 == 0)
 			pos -= pos % self->frame;
 		if (len > self->len - pos)
 			len = self->len - pos;
-		write_at(_metadata, self, pos, len, rand_r(&seed) % 100);
+		switch (rand_r(&seed) % 8) {
+		case 0:
+			memset(self->want + pos, 0, self->len - pos);
+			ASSERT_EQ(0, ftruncate(self->fd, pos));
+			size = pos;
+			continue;
+		case 1:
+			ASSERT_EQ(0, ftruncate(self->fd, self->len));
+			size = self->len;
+			continue;
+		case 2:
+			pattern_fill(self->want + pos, len, pos, i);
+			EXPECT_EQ(len, write_from_hole(_metadata, self,
+						       self->fd,
+						       self->want + pos, len,
+						       self->len, pos));
+			break;
+		default:
+			write_at(_metadata, self, pos, len,
+				 rand_r(&seed) % 100);
+		}
+		if (size < pos + len)
+			size = pos + len;
+		expect_size(_metadata, self->fd, size);
 		if (rand_r(&seed) % 3 == 0)
 			posix_fadvise(self->fd, pos / 2, len,
 				      POSIX_FADV_DONTNEED);
@@ -517,6 +1123,7 @@ TEST_F_TIMEOUT(lznt, random_writes, 60)
 	}
 	if (_metadata->exit_code)
 		TH_LOG("after %u writes", i);
+	ASSERT_EQ(0, ftruncate(self->fd, self->len));
 	expect_file(_metadata, self);
 }
 
@@ -528,6 +1135,91 @@ struct contest {
 	bool done;
 	bool bad;
 };
+
+#define TRACING	"/sys/kernel/tracing"
+#define TRACE	TRACING "/instances/ntfs3_test"
+
+static int trace_set(const char *name, const char *value)
+{
+	char path[128];
+	int fd, err = 0;
+
+	snprintf(path, sizeof(path), TRACE "/%s", name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, value, strlen(value)) < 0)
+		err = -errno;
+	close(fd);
+	return err;
+}
+
+/* Record how this task allocates pages of @order. */
+static int trace_start(unsigned int order)
+{
+	char pid[16], filter[32];
+	int err;
+
+	if (mount("tracefs", TRACING, "tracefs", 0, NULL) && errno != EBUSY)
+		return -errno;
+	rmdir(TRACE);	/* of a test that was killed */
+	if (mkdir(TRACE, 0700))
+		return -errno;
+	snprintf(pid, sizeof(pid), "%d", getpid());
+	snprintf(filter, sizeof(filter), "order == %u", order);
+	err = trace_set("set_event_pid", pid);
+	if (!err)
+		err = trace_set("events/kmem/mm_page_alloc/filter", filter);
+	if (!err)
+		err = trace_set("events/kmem/mm_page_alloc/enable", "1");
+	return err;
+}
+
+/* Returns how many were recorded, and in @fs, how many could enter a filesystem. */
+static int trace_stop(int *fs)
+{
+	FILE *file = fopen(TRACE "/trace", "re");
+	char line[512];
+	int nr = 0;
+
+	*fs = 0;
+	while (file && fgets(line, sizeof(line), file)) {
+		if (!strstr(line, "mm_page_alloc:"))
+			continue;
+		nr++;
+		if (strstr(line, "GFP_KERNEL") || strstr(line, "__GFP_FS"))
+			(*fs)++;
+	}
+	if (file)
+		fclose(file);
+	trace_set("events/kmem/mm_page_alloc/enable", "0");
+	rmdir(TRACE);
+	return nr;
+}
+
+/*
+ * The folios of the frame are locked while it is read and written.  Reclaim for
+ * the buffers must not enter the filesystem, which could wait for one of them.
+ */
+TEST_F(lznt, buffers_of_a_frame_are_allocated_without_fs)
+{
+	size_t frame = self->frame;
+	int err, fs, nr;
+
+	/* Smaller buffers come from slabs. */
+	if (frame < 4 * self->page)
+		SKIP(return, "frames of %zu bytes", frame);
+	remount(_metadata, self);
+	err = trace_start(__builtin_ctzl(frame / self->page));
+	if (err == -ENODEV || err == -ENOENT)
+		SKIP(return, "no tracing (CONFIG_ENABLE_DEFAULT_TRACERS)");
+	ASSERT_EQ(0, err);
+	EXPECT_EQ(1, pwrite(self->fd, self->want + frame + 100, 1, frame + 100));
+	nr = trace_stop(&fs);
+	EXPECT_LE(1, nr);
+	EXPECT_EQ(0, fs);
+	expect_file(_metadata, self);
+}
 
 static void *read_one_or_the_other(void *arg)
 {
@@ -601,12 +1293,23 @@ FIXTURE_VARIANT(wof) {
 	const char *compress;	/* options of wimlib-imagex */
 	size_t frame;
 	uint32_t format;	/* in the reparse point */
+	unsigned int cluster;
 };
 
-FIXTURE_VARIANT_ADD(wof, xpress4k) { "XPRESS --chunk-size=4K", 4096, 0 };
-FIXTURE_VARIANT_ADD(wof, xpress8k) { "XPRESS --chunk-size=8K", 8192, 2 };
-FIXTURE_VARIANT_ADD(wof, xpress16k) { "XPRESS --chunk-size=16K", 16384, 3 };
-FIXTURE_VARIANT_ADD(wof, lzx) { "LZX --chunk-size=32K", 32768, 1 };
+FIXTURE_VARIANT_ADD(wof, xpress4k) { "XPRESS --chunk-size=4K", 4096, 0, 4096 };
+FIXTURE_VARIANT_ADD(wof, xpress8k) { "XPRESS --chunk-size=8K", 8192, 2, 4096 };
+FIXTURE_VARIANT_ADD(wof, xpress16k) {
+	"XPRESS --chunk-size=16K", 16384, 3, 4096
+};
+
+FIXTURE_VARIANT_ADD(wof, lzx) { "LZX --chunk-size=32K", 32768, 1, 4096 };
+FIXTURE_VARIANT_ADD(wof, xpress8k_cluster_16k) {
+	"XPRESS --chunk-size=8K", 8192, 2, 16384
+};
+
+FIXTURE_VARIANT_ADD(wof, lzx_cluster_512) {
+	"LZX --chunk-size=32K", 32768, 1, 512
+};
 
 #define SMALL_SIZE	3000
 
@@ -625,6 +1328,8 @@ static void make_hole(struct __test_metadata *_metadata, struct image *im,
 			       0));
 	ASSERT_EQ(1, pwrite(fd, "", 1, len - 1));
 	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			       0, IMAGE_SIZE));
 	ASSERT_EQ(0, close(fd));
 }
 
@@ -632,7 +1337,7 @@ FIXTURE_SETUP(wof)
 {
 	if (variant->frame < sysconf(_SC_PAGESIZE))
 		SKIP(return, "needs a page in a frame");
-	if (image_setup(&self->im, _metadata, MIB(16)))
+	if (image_setup(&self->im, _metadata, IMAGE_SIZE))
 		return;
 	if (!image_have("mkntfs") || !image_have("ntfscp"))
 		SKIP(return, "no mkntfs or no ntfscp (ntfs-3g)");
@@ -643,8 +1348,9 @@ FIXTURE_SETUP(wof)
 	self->want = malloc(self->len);
 	ASSERT_NE(NULL, self->want);
 	pattern_fill(self->want, self->len, 0, 2);
-	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c 4096 %s",
-			       self->im.path));
+	prefill(_metadata, &self->im);
+	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c %u %s",
+			       variant->cluster, self->im.path));
 	mount_ntfs3(_metadata, &self->im);
 	if (_metadata->exit_code)
 		return;
@@ -755,6 +1461,145 @@ TEST_F(wof, opened_for_writing_when_partly_cached)
 		ASSERT_EQ(0, posix_fadvise(self->fd, pos, page,
 					   POSIX_FADV_DONTNEED));
 	write_a_byte(_metadata, self, 0);
+}
+
+/* Old contents of the disk do not become part of the last cluster. */
+TEST_F(wof, last_cluster_ends_in_zeros)
+{
+	size_t last = self->len - self->len % variant->cluster, i, bad = 0;
+	size_t len = self->len - last, end = variant->cluster;
+	uint8_t *image, *p;
+	int fd;
+
+	/* A smaller frame may end first. */
+	if (end > variant->frame)
+		end = variant->frame;
+	fd = open_file(_metadata, &self->im, "file", O_RDWR);
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	fd = open(self->im.path, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	image = mmap(NULL, IMAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, image);
+	p = memmem(image, IMAGE_SIZE, self->want + last, len);
+	ASSERT_NE(NULL, p);
+	for (i = len; i < end; i++)
+		bad += !!p[i];
+	EXPECT_EQ(0, bad)
+		TH_LOG("the first 0x%02x", p[len]);
+	ASSERT_EQ(0, munmap(image, IMAGE_SIZE));
+	ASSERT_EQ(0, close(fd));
+}
+
+struct openers {
+	char path[64];
+	const uint8_t *want;
+	size_t len;
+	pthread_barrier_t start;
+};
+
+static void *open_for_writing(void *arg)
+{
+	struct openers *openers = arg;
+	uint8_t *got = malloc(openers->len);
+	int fd;
+
+	pthread_barrier_wait(&openers->start);
+	fd = open(openers->path, O_RDWR | O_CLOEXEC);
+	if (fd < 0 || pread(fd, got, openers->len, 0) != openers->len ||
+	    memcmp(got, openers->want, openers->len))
+		_exit(1);
+	free(got);
+	close(fd);
+	return NULL;
+}
+
+static void *read_the_file(void *arg)
+{
+	struct openers *openers = arg;
+	uint8_t *got = malloc(openers->len);
+	int fd = open(openers->path, O_RDONLY | O_CLOEXEC);
+
+	pthread_barrier_wait(&openers->start);
+	for (int i = 0; i < 20; i++) {
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		if (pread(fd, got, openers->len, 0) != openers->len ||
+		    memcmp(got, openers->want, openers->len))
+			_exit(1);
+	}
+	free(got);
+	close(fd);
+	return NULL;
+}
+
+static void open_concurrently(void *arg)
+{
+	struct openers *openers = arg;
+	pthread_t thread[NR_READERS];
+	int i;
+
+	pthread_barrier_init(&openers->start, NULL, NR_READERS);
+	for (i = 0; i < NR_READERS; i++)
+		if (pthread_create(&thread[i], NULL,
+				   i % 2 ? read_the_file : open_for_writing,
+				   openers))
+			_exit(2);
+	for (i = 0; i < NR_READERS; i++)
+		pthread_join(thread[i], NULL);
+}
+
+TEST_F_TIMEOUT(wof, concurrent_openers, 2 * BUSY)
+{
+	struct openers openers = {
+		.want = self->want,
+		.len = self->len,
+	};
+
+	snprintf(openers.path, sizeof(openers.path), "%s/file", self->im.mnt);
+	ASSERT_EQ(0, in_child(open_concurrently, &openers, BUSY));
+	write_a_byte(_metadata, self, self->len / 3);
+}
+
+/* Without the space to decompress it, the file can still be read. */
+TEST_F(wof, no_space)
+{
+	const size_t len = MIB(4);
+	uint8_t *data = malloc(len);
+	char path[64];
+	int fd;
+
+	ASSERT_NE(NULL, data);
+	pattern_fill(data, len, 0, 4);
+	make_hole(_metadata, &self->im, "big", len);
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	wof_compress(_metadata, &self->im, "big", data, len, variant->compress,
+		     variant->format);
+	mount_ntfs3(_metadata, &self->im);
+	fill_volume(_metadata, &self->im);
+
+	fd = open_file(_metadata, &self->im, "big", O_RDONLY);
+	snprintf(path, sizeof(path), "%s/big", self->im.mnt);
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(-1, open(path, O_RDWR | O_CLOEXEC));
+		EXPECT_EQ(ENOSPC, errno);
+	}
+	expect_data(_metadata, fd, data, len, 0, "cold");
+	ASSERT_EQ(0, close(fd));
+	fd = open_file(_metadata, &self->im, "big", O_RDONLY);
+	expect_data(_metadata, fd, data, len, 0, "reopened");
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, image_run("rm %s/filler*", self->im.mnt));
+	fd = open_file(_metadata, &self->im, "big", O_RDWR);
+	data[len / 2] ^= 0xff;
+	ASSERT_EQ(1, pwrite(fd, data + len / 2, 1, len / 2));
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	expect_data(_metadata, fd, data, len, 0, "decompressed");
+	ASSERT_EQ(0, close(fd));
+	free(data);
+	self->fd = open_file(_metadata, &self->im, "file", O_RDONLY);
 }
 
 TEST_HARNESS_MAIN

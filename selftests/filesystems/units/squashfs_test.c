@@ -7,6 +7,7 @@
  * used: what is not a fault in such a mapping goes through ->readahead.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <endian.h>
 #include <pthread.h>
 #include <sys/mman.h>
@@ -299,6 +300,20 @@ TEST_F(squashfs, hole_past_2_to_31_pages)
 	EXPECT_EQ(0, in_child(read_last_page, vol, SOON));
 }
 
+#define FAILSLAB	"/sys/kernel/debug/failslab/"
+
+static int write_string(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		err = -errno;
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
 /* What a file ends with. */
 FIXTURE(squashfs_tail)
 {
@@ -345,6 +360,10 @@ FIXTURE_SETUP(squashfs_tail)
 
 FIXTURE_TEARDOWN(squashfs_tail)
 {
+	if (!access(FAILSLAB, F_OK)) {
+		write_string(FAILSLAB "ignore-gfp-wait", "Y");
+		write_string(FAILSLAB "verbose", "2");
+	}
 	volume_teardown(&self->vol);
 }
 
@@ -370,20 +389,6 @@ TEST_F(squashfs_tail, resident)
 	ASSERT_EQ(0, munmap(p, BLOCK));
 	free(vec);
 	EXPECT_EQ(0, in_child(read_file, vol, SOON));
-}
-
-#define FAILSLAB	"/sys/kernel/debug/failslab/"
-
-static int write_string(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int err = 0;
-
-	if (fd < 0 || write(fd, value, strlen(value)) < 0)
-		err = -errno;
-	if (fd >= 0)
-		close(fd);
-	return err;
 }
 
 struct failing {
@@ -450,9 +455,73 @@ TEST_F(squashfs_tail, failed_allocation)
 	} while (ret != NONE_LEFT && failing.nth < 1000);
 	EXPECT_EQ(NONE_LEFT, ret);
 	EXPECT_GT(failing.nth, 1);
+}
 
-	EXPECT_EQ(0, write_string(FAILSLAB "ignore-gfp-wait", "Y"));
-	EXPECT_EQ(0, write_string(FAILSLAB "verbose", "2"));
+#define NAMES	3000	/* more metadata than squashfs caches */
+
+/* The number of names in our directory, or a negative errno. */
+static int count_names(int dirfd)
+{
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+	int n = 0;
+
+	if (!dir)
+		return -errno;
+	for (errno = 0; (entry = readdir(dir)); errno = 0)
+		n += entry->d_name[0] != '.';
+	if (errno)
+		n = -errno;
+	closedir(dir);
+	return n;
+}
+
+/*
+ * While the medium cannot be read, neither can a file or a directory; the error
+ * is not the end of the directory.  Afterwards, both can be read again.
+ */
+TEST_F(squashfs, medium_fails_for_a_while)
+{
+	struct volume *vol = &self->vol;
+	char path[24], buf[100];
+	int dir;
+
+	if (!image_have("mksquashfs"))
+		SKIP(return, "no mksquashfs");
+	snprintf(path, sizeof(path), "%s/wofs", vol->im.dir);
+	ASSERT_EQ(0, mkdir(path, 0755));
+	if (mount("none", path, "wofs", 0, NULL)) {
+		ASSERT_EQ(ENODEV, errno);
+		SKIP(return, "no wofs (CONFIG_TEST_WOFS)");
+	}
+	snprintf(vol->im.path, sizeof(vol->im.path), "%s/image", path);
+	ASSERT_EQ(0, image_run("mkdir -p %s/src/dir", vol->im.dir));
+	ASSERT_EQ(0, image_run("cd %s/src/dir && seq -f %%060g %d | xargs touch",
+			       vol->im.dir, NAMES));
+	vol->size = KIB(20) + 100;
+	vol->data = vol->size;
+	vol->seed = 2;
+	write_file(_metadata, vol, "file", vol->size, vol->data, vol->seed);
+	ASSERT_EQ(0, image_run("mksquashfs %s/src %s/made -noappend -noI -b %ld && cp %s/made %s",
+			       vol->im.dir, vol->im.dir, BLOCK, vol->im.dir,
+			       vol->im.path));
+	if (volume_mount(_metadata, vol))
+		return;
+	snprintf(buf, sizeof(buf), "%s/dir", vol->im.mnt);
+	dir = open(buf, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_GE(dir, 0);
+
+	ASSERT_EQ(0, mount("none", path, "wofs", MS_REMOUNT,
+			   "fail=eio,fail_op=read"));
+	EXPECT_EQ(-1, pread(vol->fd, buf, sizeof(buf), 0));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(-EIO, count_names(dir));
+
+	ASSERT_EQ(0, mount("none", path, "wofs", MS_REMOUNT, "fail=none"));
+	EXPECT_EQ(NAMES, count_names(dir));
+	EXPECT_EQ(0, in_child(read_file, vol, SOON));
+	ASSERT_EQ(0, close(dir));
 }
 
 TEST_HARNESS_MAIN
