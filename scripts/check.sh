@@ -114,6 +114,7 @@ configure() {
 	mkdir -p "$out"
 	{
 		uml_fragments | xargs -rd '\n' cat
+		printf 'CONFIG_%s=y\n' DEBUG_FOLIO_LOCK FOLIO_LOCK_DEBUG_KUNIT_TEST
 		[[ $1 == um ]] || sed '/KASAN/d' "$repo/kunit/x86_64.config"
 	} >"$out/.config"
 	make -s -C "$src" ARCH="$1" O="$out" olddefconfig
