@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """The table of scripts/bench, from its raw data.
 
-usage: bench-table CSV [--record REPO]
+usage: bench-table.py CSV [--markdown | --record REPO]
 
-  --record REPO   also write REPO/bench/: the data and two plots; and the tables in
-                  README.md, MAINTAINERS-notes and two cover letters
+  --markdown      print results.md
+  --record REPO   also write REPO/bench/: the data, results.md and two plots; and the
+                  summary in two cover letters
 
 A cost is nanoseconds per unit: a folio, a KiB, a request. Each round gives the
 ratio of two costs that were measured one after the other; the table has the
@@ -226,6 +227,12 @@ def medians(costs, machine, row, cases, contender):
     return [(x, statistics.median(costs[machine, row, case][contender].values())) for x, case in cases]
 
 
+def results(head, rows):
+    """results.md"""
+    return "\n".join(["<!-- SPDX-License-Identifier: GPL-2.0; written by scripts/bench --record -->", "# Results of scripts/bench",
+                      "", *(f"- {line}" for line in head), "", *short_table(rows), "", "Each row:", "", "```", *table(rows), "```", ""])
+
+
 def record(costs, head, rows, repo, csv):
     where = repo / "bench"
     where.mkdir(exist_ok=True)
@@ -243,22 +250,23 @@ def record(costs, head, rows, repo, csv):
         curves |= {f"{kind}, iter methods": points[0], f"{kind}, ->read and ->write": points[1]}
     plot(where / "fallback.svg", f"loop over wofs, one request at a time ({head[0]})",
          ("KiB per request", "MiB/s", "set key top left"), curves)
-    marks = "bench: begin", "bench: end"
-    replace_marked(repo / "README.md", *marks, ["", *short_table(rows), ""])
-    replace_marked(repo / "MAINTAINERS-notes", *marks, [*head, "", *table(rows)])
+    (where / "results.md").write_text(results(head, rows), encoding="utf-8")
     for topic, titles in COVER.items():
-        replace_marked(repo / "patches" / topic / "cover-letter", "scripts/bench has measured", "The whole table is",
+        replace_marked(repo / "patches" / topic / "cover-letter", "scripts/bench has measured", "The whole table is in",
                        [*("  " + line for line in head), "", *mail_lines(rows, titles), ""])
 
 
 def main():
     args = sys.argv[1:]
-    if len(args) not in (1, 3) or (len(args) == 3 and args[1] != "--record"):
+    if args in (["--help"], []) or len(args) not in (1, 2, 3) or (len(args) == 3 and args[1] != "--record"):
         sys.exit(__doc__.split("\n\n")[1])
     costs, head = load(args[0])
     rows = [*rows_of_grab(costs), *rows_of_loop(costs), *rows_of_units(costs)]
     if not rows:
         sys.exit(f"{args[0]}: no measurements")
+    if args[1:] == ["--markdown"]:
+        print(results(head, rows), end="")
+        return
     print("\n".join([*head, "", *table(rows)]))
     print(f"\ntargets met: {sum(row.met for row in rows)} of {sum(row.judged for row in rows)}")
     if len(args) == 3:

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# What the files in scripts/matrix.d may call. $config is the name of the configuration;
+# what a function says about itself goes to $said.
+
+# shellcheck source=scripts/lib/self.sh
+. "${BASH_SOURCE[0]%/*}/self.sh"
+
+config='' said=''
+count_from=0 skips_from=0
+from_here() { count_from=$(counted ok) skips_from=$(counted skip); }
+numbers() { echo "$(($(counted ok) - count_from)) tests pass, $(($(counted skip) - skips_from)) skipped"; }
+
+# kunit [--OPTION]... [SYMBOL=VALUE]...: kunit.py with these options and symbols
+kunit() {
+	local arg options=() dir=$work/matrix/$config file=$log/matrix.$config others
+	for arg; do
+		if [[ $arg == [A-Z]*=* ]]; then options+=(--kconfig_add "CONFIG_$arg"); else options+=("$arg"); fi
+	done
+	from_here
+	run_kunit "$config" 3000 "$file" "$dir" "${options[@]}"
+	said=$(numbers)
+	{
+		grep -av '^BUG: KCSAN' "$dir/test.log" || :
+		races_of_series "$dir/test.log"
+	} >"$file.console"
+	expect_clean "$config" "$file.console"
+	others=$(($(races "$dir/test.log") - $(races "$file.console")))
+	((!others)) || said+=", $others races of others"
+}
+
+races() { grep -ac '^BUG: KCSAN' "$1" || :; }
+
+# races_of_series CONSOLE: reports of KCSAN about a plain access in a function that
+# the series adds or changes. Others are there without it, for example setting a lock bit
+# while another task reads the flags beside it; the marked access is the correct one.
+races_of_series() {
+	local title symbol functions=$log/matrix.functions
+	git_fixed -C "$linux" diff base series -- '*.c' '*.h' |
+		sed -n 's/^@@.*@@ //p; s/^+\([a-z].*(\)/\1/p' >"$functions"
+	awk '/^BUG: KCSAN/ { title = $0 }
+		/^(read|write|read-write)( to| \(racing|.*\(reordered)/ && !/marked/ { plain = 1; next }
+		plain { sub(/\+.*/, "", $1); print title "\t" $1; plain = 0 }' <(tr -d '\r' <"$1") |
+		while IFS=$'\t' read -r title symbol; do
+			! grep -qw -- "$symbol(*" "$functions" || echo "$title"
+		done | sort -u
+}
+
+# build_guest guest-um|guest-kasan: the kernel with debug options, to $image, and the
+# kselftests
+image=''
+build_guest() {
+	local out=$work/matrix/$1 arch=um fragments=("$repo/scripts/configs/kasan-um")
+	[[ $1 == guest-um ]] || arch=x86_64 fragments=("$repo/scripts/configs/"{qemu,kasan})
+	mapfile -t -O ${#fragments[@]} fragments < <(kselftest_fragments)
+	build_kernel "$arch" "$1" "$linux" "$out" "$log/matrix.$1" '' "$repo/scripts/configs/kselftest" "${fragments[@]}" ||
+		{ not_ok "$1: does not build"; return 1; }
+	image=$(kernel_image "$arch" "$out")
+	build_kselftests || { not_ok "the kselftests do not build"; return 1; }
+}
+
+# guest guest-um|guest-kasan PATTERN: the kselftests whose "COLLECTION PROGRAM" has the
+# pattern, with fewer random operations where the machine is emulated. With KASAN, User
+# Mode Linux dies when it starts a second processor: it walks the stack, which belongs to
+# the host there, beyond its end.
+guest() {
+	local line logs=() faults cpus=4 operations=3000
+	build_guest "$1" || return 0
+	[[ $1 != guest-um ]] || cpus=1 operations=30000
+	from_here
+	while IFS= read -r line; do
+		test_program "$image" "$cpus" "$operations" 7200 "$line"
+		program_results "${line##* }"
+		logs+=("$log/kselftest.${line##* }")
+	done < <(programs | grep -- "$2")
+	said=$(numbers)
+	faults=$(faults_injected "${logs[@]}")
+	((!faults)) || said+=", $faults faults injected"
+}
+faults_injected() { awk '/^# [0-9]+ (faults,|allocations failed)/ { n += $2 } END { print n + 0 }' "$@"; }
+
+# in_guest WHAT SECONDS ARGS COMMAND...: for hours, with these kernel arguments
+in_guest() {
+	run_for $(($2 + 700)) "$1" "$log/matrix.$config" "$repo/scripts/vm" --kernel "$image" --mem 2G --timeout "$2" \
+		--console "$log/matrix.$config.console" --append "$3" -- "${@:4}"
+}
+
+# fuzz: a million ioctls
+fuzz() {
+	build_guest guest-kasan || return 0
+	expect "$config: see $log/matrix.$config" in_guest "a million ioctls" 14400 '' \
+		env -C "$ksft/install/loop" LOOP_TEST_CALLS=1000000 ./loop_hostile_test -r fuzz.ioctls
+	said=$(sed -n 's/^# LOOP_TEST_SEED=\([0-9]*\).*/seed \1/p; s/^# \(.* transfers\)$/\1/p' "$log/matrix.$config" | paste -sd,)
+}
+
+# stress MINUTES: of KUnit only the cases that race, units_race, grab_stress and
+# grab_locked_stress: others compare folios with an earlier state, and these can be
+# migrated
+stress() {
+	local seconds=$(($1 * 60)) file=$log/matrix.$config seed
+	seed=$(date +%s)
+	build_guest guest-kasan || return 0
+	expect "$config: see $file" in_guest "$1 minutes of stress" $((seconds + 1800)) \
+		'kunit.enable=1 kunit.autorun=0 kunit.filter_glob=*.*_[rs][at][cr]e*' \
+		"$repo/scripts/guest/stress" "$seconds" "$seed" "$ksft/install"
+	diag "$(grep '^not ok' "$file")"
+	said="seed $seed, $(tail -n 1 "$file")"
+}
+
+# ctrl_c: at each step of scripts/demo, which is known by its log file
+ctrl_c() {
+	local step steps='apt download unpack import guest build kselftest-build demo'
+	fresh=$work/matrix/ctrl-c
+	rm -rf "$fresh"
+	on_exit rm -rf "$fresh"
+	for step in $steps; do
+		reached=$fresh/grab-folios/log/$step
+		expect "ctrl-c: $step" interrupted at_step with_cache "$fresh" "$repo/scripts/demo"
+		sleep 1
+		expect "ctrl-c: $step leaves nothing running" no_process_of "$fresh"
+		rm -f "$fresh/grab-folios/log/"*
+	done
+	expect "ctrl-c: the next run" run "after Ctrl-C" "$log/self" with_cache "$fresh" "$repo/scripts/demo"
+	said="$(wc -w <<<"$steps") steps"
+}
+reached=''
+at_step() { [[ -f $reached ]]; }
+no_process_of() { ! pgrep -a -u "$UID" -f "$1"; }
+
+# --- what has to compile --------------------------------------------------------
+
+all_symbols() { { echo "$repo/scripts/configs/kselftest"; kselftest_fragments; } | xargs -rd '\n' cat | sed 's/=m$/=y/'; }
+
+# compiles ARCH PREFIX DEFCONFIG [all] [SYMBOL=VALUE]...: the files that the series touches
+# and that are configured, without new warnings of W=1 or sparse; "all" are the symbols of
+# the kselftests
+compiles() {
+	local arch=$1 prefix=$2 out=$work/matrix/$config file=$log/matrix.$config objects warned
+	mkdir -p "$out"
+	run "$config: configure" "$file.config" configure_objects "$out" "$@" ||
+		{ not_ok "$config: cannot be configured: $file.config"; return; }
+	objects=$(objects_of_series "$out")
+	run "$config: compile" "$file" make_objects "$out" "$arch" "$prefix" "$objects" || not_ok "$config: does not compile: see $file"
+	said="$(wc -w <<<"$objects") objects"
+	warnings_of_series "$file" >"$file.found"
+	if [[ -s $file.found ]]; then	# are these new?
+		git_fixed -C "$kunit_linux" checkout -q -f --detach "$(git_tree rev-parse base)"
+		try "$config: compile without the series" "$file.base" make_objects "$out" "$arch" "$prefix" "$(objects_of_series "$out")" || :
+		kunit_checkout
+		warned=$(warnings_of_series "$file.base" | sed 's/:[0-9]*/:/g')
+		awk -v known="$warned" 'BEGIN { n = split(known, a, "\n"); while (n) old[a[n--]] }
+			{ line = $0; gsub(/:[0-9]+/, ":", line) } !(line in old)' "$file.found" >"$file.new"
+		mv "$file.new" "$file.found"
+	fi
+	expect_empty "$config: compiles, no new warnings" "$file.found"
+}
+
+files_of_series() { git_tree diff --name-only --diff-filter=d base series -- '*.c' '*.h' ':!tools'; }
+warnings_of_series() {
+	sed "s,$kunit_linux/,," "$1" | grep -E 'warning:|error:' | grep -F -f <(files_of_series) || :
+}
+
+# make_objects BUILD ARCH PREFIX OBJECTS
+make_objects() {
+	local checker=$work/check.sparse
+	[[ $2 != riscv ]] || checker=true	# sparse 0.6.4 knows too few of its -march
+	xargs make -j"$jobs" -s -C "$kunit_linux" ARCH="$2" O="$1" CROSS_COMPILE="$3" W=1 C=2 CHECK="$checker" <<<"$4"
+}
+
+# configure_objects BUILD ARCH PREFIX DEFCONFIG [all] [SYMBOL=VALUE]...
+configure_objects() {
+	local out=$1 arch=$2 prefix=$3 symbol
+	kmake "$arch" -s -C "$kunit_linux" O="$out" CROSS_COMPILE="$prefix" "$4" || return
+	for symbol in "${@:5}"; do
+		if [[ $symbol == all ]]; then all_symbols; else echo "CONFIG_$symbol"; fi
+	done >>"$out/.config"
+	kmake "$arch" -s -C "$kunit_linux" O="$out" CROSS_COMPILE="$prefix" olddefconfig prepare
+}
+
+# objects_of_series BUILD: of the files of the series those that are there, and that the
+# configuration builds
+objects_of_series() {
+	local f
+	while IFS= read -r f; do
+		[[ $f == *.c && -f $kunit_linux/$f ]] || continue
+		case $f in
+		drivers/block/loop.c) grep -q "^CONFIG_BLK_DEV_LOOP=" "$1/.config" ;;
+		fs/user_window.c) grep -q "^CONFIG_USER_WINDOW=" "$1/.config" ;;
+		lib/test_wofs.c) grep -q "^CONFIG_TEST_WOFS=" "$1/.config" ;;
+		mm/folio_lock_debug.c) grep -q "^CONFIG_DEBUG_FOLIO_LOCK=" "$1/.config" ;;
+		mm/tests/folio_lock_debug*) grep -q "^CONFIG_FOLIO_LOCK_DEBUG_KUNIT_TEST=" "$1/.config" ;;
+		fs/tests/*) grep -q "^CONFIG_USER_WINDOW_KUNIT_TEST=" "$1/.config" ;;
+		fs/btrfs/*) grep -q "^CONFIG_BTRFS_FS=" "$1/.config" ;;
+		mm/tests/*) grep -q "^CONFIG_KUNIT=" "$1/.config" ;;
+		fs/ntfs/wof.c) grep -q "^CONFIG_NTFS_FS_WOF_COMPRESSION=" "$1/.config" ;;
+		fs/ntfs/*) grep -q "^CONFIG_NTFS_FS=" "$1/.config" ;;
+		fs/ntfs3/*) grep -q "^CONFIG_NTFS3_FS=" "$1/.config" ;;
+		fs/ocfs2/*) grep -q "^CONFIG_OCFS2_FS=" "$1/.config" ;;
+		fs/squashfs/*) grep -q "^CONFIG_SQUASHFS=" "$1/.config" ;;
+		fs/f2fs/compress.c) grep -q "^CONFIG_F2FS_FS_COMPRESSION=" "$1/.config" ;;
+		fs/f2fs/*) grep -q "^CONFIG_F2FS_FS=" "$1/.config" ;;
+		esac || continue
+		printf '%s\n' "${f%c}o"
+	done < <(files_of_series)
+}
+
+# modules: loop as a module links, and so does all else that can be one; unloading
+modules() {
+	local out=$work/matrix/$config file=$log/matrix.$config
+	mkdir -p "$out"
+	uml_fragments | xargs -rd '\n' cat |
+		sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS|NLS_UTF8)=/s/=y$/=m/' >"$out.config"
+	build_kernel um "$config" "$linux" "$out" "$file" '' "$out.config" || { not_ok "$config: does not link: see $file"; return; }
+	expect "$config: unloading: see $file.unload" run_for 1200 "$config: load and unload" "$file.unload" \
+		"$repo/scripts/vm" --kernel "$out/linux" --no-modules -- "$repo/scripts/guest/unload" "$out"
+	said="$(grep -c . "$out/modules.order") modules; $(tail -n 1 "$file.unload")"
+}
+
+# --- bare roots -----------------------------------------------------------------
+
+# bare SUITE: both commands of the README in a new root of Debian, which has nothing of
+# this machine but the mirror, as root and without a cache
+bare() {
+	local root=$work/matrix/$config.root suite=$1 mirror file=$log/matrix.$config at demo
+	((EUID == 0)) || { skip "$config" "needs root"; return; }
+	bare_end "$root"
+	on_exit bare_end "$root"
+	mirror=$(apt-get indextargets --format "\$(REPO_URI)" 'Created-By: Packages' 'Origin: Debian' | sed -n 1p)
+	expect "$config: debootstrap, see $file.debootstrap" run "$config: debootstrap" "$file.debootstrap" \
+		debootstrap --variant=minbase "$suite" "$root" "${mirror:-http://deb.debian.org/debian}"
+	for dir in proc sys dev; do mount --rbind "/$dir" "$root/$dir" && mount --make-rslave "$root/$dir"; done
+	cp /etc/resolv.conf "$root/etc/" 2>/dev/null || :
+	cp -a /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
+	mkdir "$root/root/a series"
+	cp -a "$repo/." "$root/root/a series/"
+	at=$SECONDS
+	expect "$config: scripts/demo, see $file" in_root "$root" "$config: scripts/demo" "$file" scripts/demo
+	demo=$(elapsed "$at") at=$SECONDS
+	expect "$config: scripts/test, see $file.test" in_root "$root" "$config: scripts/test" "$file.test" scripts/test
+	said="scripts/demo $demo, scripts/test $(elapsed "$at"), $(tail -n 1 "$file.test")"
+}
+# in_root ROOT WHAT LOG COMMAND...
+in_root() {
+	run "$2" "$3" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root GRAB_FOLIOS_JOBS="$jobs" \
+		chroot "$1" env -C "/root/a series" "${@:4}"
+}
+bare_end() {
+	local dir
+	for dir in dev sys proc; do
+		! mountpoint -q "$1/$dir" 2>/dev/null || umount -R -l "$1/$dir"
+	done
+	rm -rf --one-file-system "$1"
+}
