@@ -28,16 +28,16 @@ SIZES = [str(1 << n) for n in range(17)]
 
 
 def load(path):
-    """costs[machine, row, case][contender][round], and the lines that say where from."""
+    """costs[machine, row, case][variant][round], and the lines that say where from."""
     costs = collections.defaultdict(lambda: collections.defaultdict(dict))
     head = []
     for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             head.append(line[1:].strip())
             continue
-        machine, row, case, contender, nr, ns, amount = line.split(",")
+        machine, row, case, variant, nr, ns, amount = line.split(",")
         if ns != "ns":
-            costs[machine, row, case][contender][int(nr)] = int(ns) / int(amount)
+            costs[machine, row, case][variant][int(nr)] = int(ns) / int(amount)
     return costs, head
 
 
@@ -61,7 +61,7 @@ class Row:
 
 def family(costs, title, machine, row, cases, ratio, targets):
     """Rows that differ in one word of the title, {}. cases is {what to print: case of the data};
-    ratio is ("faster" or "dearer", contender, contender to compare with); targets one, one each, or None."""
+    ratio is ("faster" or "dearer", variant, variant to compare with); targets one, one each, or None."""
     kind, a, b = ratio
     if kind == "faster":
         a, b = b, a
@@ -223,8 +223,8 @@ def plot(out, title, axes, curves):
         subprocess.run(["gnuplot", script.name], check=True)
 
 
-def medians(costs, machine, row, cases, contender):
-    return [(x, statistics.median(costs[machine, row, case][contender].values())) for x, case in cases]
+def medians(costs, machine, row, cases, variant):
+    return [(x, statistics.median(costs[machine, row, case][variant].values())) for x, case in cases]
 
 
 def results(head, rows):
@@ -240,7 +240,7 @@ def record(costs, head, rows, repo, csv):
     sizes = [(nr, nr) for nr in SIZES]
     plot(where / "cost-per-folio.svg", f"Lock and release cached folios ({head[0]})",
          ("folios in the range", "instructions per folio (x86\\\\_64)", "set key top right"),
-         {name: medians(costs, INSNS, "cached", sizes, contender) for name, contender in
+         {name: medians(costs, INSNS, "cached", sizes, variant) for name, variant in
           (("a lookup per index", "per_index"), ("filemap\\\\_grab\\\\_folios()", "helper"), ("the locks alone", "floor"))})
     sizes = [(4, "4k"), (16, "16k"), (64, "64k"), (128, "128k"), (512, "512k"), (1024, "1m")]
     curves = {}

@@ -12,7 +12,7 @@ linux_version=7.3.4-1~bpo13+1
 linux_suite=trixie-backports
 linux_more_suites="forky sid"	# where a successor is looked for
 
-# use_linux VERSION: another kernel of Debian's, in a directory of its own: 7.2 for
+# use_linux VERSION: another kernel of Debian's, in a private directory: 7.2 for
 # patches/ on an older kernel, 6.12 for the backports in stable/
 use_linux() {
 	case $1 in
@@ -197,7 +197,7 @@ do_import() {
 		rm -rf "$apt" "$new"
 		mkdir -p "$apt"/{lists,cache}/partial "$apt"/cache/archives/partial
 		: >"$apt/status"
-		command -v apt-get >/dev/null || die "no apt-get here: use --tree with a kernel git tree of your own"
+		command -v apt-get >/dev/null || die "no apt-get here: use --tree with your kernel git tree"
 		find_mirror
 		choose_source
 		warn_other_version
