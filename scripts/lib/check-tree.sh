@@ -69,6 +69,7 @@ do_check() {
 	need_series
 	users_tree || { imported || die "no import of $linux_version: run scripts/tree import"; }
 	check_agreement
+	[[ ! -s $problems ]] || die "$(wc -l <"$problems") problem(s)"
 	while IFS= read -r patch; do
 		beside check_patch "$patch"
 		if ((SECONDS - said >= 30)); then
