@@ -489,6 +489,24 @@ static void bio_read(struct kunit *test)
 	expect_leak(test, NO_REPORT, 0);
 }
 
+/* As btrfs and drivers split them: a clone has no bi_vcnt. */
+static void bio_clone_read(struct kunit *test)
+{
+	struct lock_test *t = test->priv;
+	struct bio_vec bv;
+	struct bio bio, clone;
+
+	folio_lock(t->folios[5]);
+	bio_for_folio(&bio, &bv, t->folios[5], REQ_OP_READ);
+	KUNIT_ASSERT_EQ(test, 0, bio_init_clone(NULL, &clone, &bio, GFP_KERNEL));
+	debug_folio_submit_bio(&clone);
+	bio_uninit(&clone);
+	bio_uninit(&bio);
+	op_lock(t, 2);
+	expect_report(test, NO_REPORT, 0);
+	expect_leak(test, NO_REPORT, 0);
+}
+
 static void bio_write(struct kunit *test)
 {
 	struct lock_test *t = test->priv;
@@ -820,6 +838,24 @@ static void more_than_fit(struct kunit *test)
 		folio_unlock(xa_load(&t->mapping->i_pages, NR_FOLIOS + i));
 }
 
+/* A task does not run into the cookies of the next one. */
+static void more_locks_than_cookies(struct kunit *test)
+{
+	struct lock_test *t = test->priv;
+	struct folio_lock_task *ft = current->folio_locks;
+	const unsigned long next = (2UL << 32) + 1;
+
+	ft->cookie = (2UL << 32) - 1;	/* the last one of the first task */
+	folio_lock(t->folios[5]);
+	folio_lock(t->folios[6]);
+	KUNIT_EXPECT_GT(test, ft->cookie, next);
+	folio_unlock(t->folios[5]);
+	op_lock(t, 2);
+	expect_report(test, FOLIO_LOCK_ORDER, 6);
+	folio_lock_disown(t->mapping, 0, ULONG_MAX);
+	expect_leak(test, NO_REPORT, 0);
+}
+
 /* Two folios with one entry of the table; there are none, so make them up. */
 static void collision(struct kunit *test)
 {
@@ -901,24 +937,18 @@ static void same_places_once(struct kunit *test)
 	folio_lock_state = *old;
 }
 
-/* After the last report the checker turns itself off, unless it is told not to. */
+/* After the last report the checker turns itself off. */
 static void limit_of_reports(struct kunit *test)
 {
 	struct lock_test *t = test->priv;
 	struct folio_lock_state *old = print_reports(test, FOLIO_LOCK_MAX_REPORTS - 1);
 
-	folio_lock_state.keep = true;
 	wrong_here(t);
 	expect_report(test, FOLIO_LOCK_ORDER, 5);
-	KUNIT_EXPECT_TRUE(test, folio_lock_state.enabled);
+	KUNIT_EXPECT_FALSE(test, folio_lock_state.enabled);
+	folio_lock_state.enabled = true;
 	wrong_there(t);
 	expect_report(test, NO_REPORT, 0);
-
-	folio_lock_state.nr_keys = FOLIO_LOCK_MAX_REPORTS - 1;
-	folio_lock_state.keep = false;
-	wrong_there(t);
-	expect_report(test, FOLIO_LOCK_ORDER, 6);
-	KUNIT_EXPECT_FALSE(test, folio_lock_state.enabled);
 	folio_lock_state = *old;
 }
 
@@ -952,6 +982,7 @@ static struct kunit_case lock_cases[] = {
 	KUNIT_CASE(unlocked_by_interrupt),
 	KUNIT_CASE(relocked_by_another),
 	KUNIT_CASE(bio_read),
+	KUNIT_CASE(bio_clone_read),
 	KUNIT_CASE(bio_write),
 	KUNIT_CASE(bio_sync_read),
 #ifdef CONFIG_BUFFER_HEAD
@@ -972,6 +1003,7 @@ static struct kunit_case lock_cases[] = {
 	KUNIT_CASE(large_folio),
 	KUNIT_CASE(split_while_held),
 	KUNIT_CASE(more_than_fit),
+	KUNIT_CASE(more_locks_than_cookies),
 	KUNIT_CASE(collision),
 	KUNIT_CASE(same_places_once),
 	KUNIT_CASE(limit_of_reports),
