@@ -8,7 +8,11 @@
 
 kernel_reports=$repo/scripts/lib/kernel-reports	# for grep -f: the kernel is broken
 
-apply_series() { "$repo/scripts/tree" apply || die "the series does not apply: see above"; }
+# in the background, so that a signal for this script need not wait for it
+apply_series() {
+	"$repo/scripts/tree" apply &
+	wait $! || die "the series does not apply: see above"
+}
 
 # kmake ARCH ARG...
 kmake() { make -j"$jobs" ARCH="$1" "${@:2}"; }

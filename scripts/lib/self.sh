@@ -11,6 +11,7 @@ scratch=''
 self_setup() {
 	! late || skip_all "no time left"
 	setup "$@"
+	! users_tree || skip_all "not with --tree"
 	scratch=$(mktemp -d "$work/self.XXXXXX")
 	on_exit rm -rf "$scratch"
 	mkdir "$scratch/tmp"
