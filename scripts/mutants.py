@@ -82,6 +82,11 @@ class Function:
             return close + 1
         if t in ('if', 'while', 'switch') or (t == 'for' and tok[i + 1] == '('):
             close = self.pair[i + 1]
+            silent = close + 1 + (tok[close + 1] == '{')
+            if t == 'if' and SILENT.match(tok[silent]):
+                after = self.end(silent) + 1
+                if (tok[close + 1] != '{' or tok[after] == '}') and tok[after + (tok[close + 1] == '{')] != 'else':
+                    return after + (tok[close + 1] == '{')
             if t == 'for':
                 semi = self.end(i + 2)
                 semi2 = self.end(semi + 1)
@@ -360,13 +365,15 @@ static int __init mutant_tests(char *s)
 }
 __setup("mutant_tests=", mutant_tests);
 
-_Bool mutant_wants(void);
-_Bool mutant_wants(void)
+_Bool mutant_wants(const char *suite, const char *name);
+_Bool mutant_wants(const char *suite, const char *name)
 {
+	if (tests && tests[test++] != '1')
+		return 0;
+	printk("\nmutants: begin %s.%s\n", suite, name);
 	began = ktime_get();
-	if (!tests)
-		memset(hits, 0, sizeof(hits));
-	return tests ? tests[test++] == '1' : 1;
+	memset(hits, 0, sizeof(hits));
+	return 1;
 }
 
 void mutant_report(const char *suite, const char *name);
@@ -374,7 +381,7 @@ void mutant_report(const char *suite, const char *name)
 {
 	if (tests)
 		return;
-	printk("\nmutants: %s.%s %lld\n", suite, name, ktime_ms_delta(ktime_get(), began));
+	printk("\nmutants: end %s.%s %lld\n", suite, name, ktime_ms_delta(ktime_get(), began));
 	for (int i = 1; i <= MUTANTS; i++)
 		if (hits[i])
 			printk("\nmutant: %d:%u\n", i, hits[i]);
@@ -414,8 +421,8 @@ def main(tree, base, out, whole, build, *files):
     dropped = set()
     edit(f'{tree}/lib/Makefile', '\n\n', '\nobj-y += mutant.o\n\n')
     edit(f'{tree}/lib/kunit/test.c', 'test_case)\n\t\tkunit_run_one_test(suite, test_case, &suite_stats, &total_stats);\n',
-         'test_case) {\n\t\textern _Bool mutant_wants(void); extern void mutant_report(const char *, const char *);\n'
-         '\t\tif (!mutant_wants()) continue;\n'
+         'test_case) {\n\t\textern _Bool mutant_wants(const char *, const char *); extern void mutant_report(const char *, const char *);\n'
+         '\t\tif (!mutant_wants(suite->name, test_case->name)) continue;\n'
          '\t\tkunit_run_one_test(suite, test_case, &suite_stats, &total_stats);\n'
          '\t\tmutant_report(suite->name, test_case->name);\n\t}\n')
     write(f'{tree}/include/linux/mutant.h', HEADER)
@@ -426,7 +433,7 @@ def main(tree, base, out, whole, build, *files):
             write(f'{tree}/{f}', new)
             mutants += found
         write(f'{tree}/lib/mutant.c', f'#define MUTANTS {len(mutants)}\n{KERNEL}')
-        log = subprocess.run(['make', '-k', f'-j{os.cpu_count()}', '-C', tree, f'O={build}', 'ARCH=um', 'prepare',
+        log = subprocess.run(['make', '-k', f'-j{os.cpu_count()}', '-C', tree, f'O={build}', 'ARCH=um',
                               *(f[:-1] + 'o' for f in files)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         errors = re.findall(r'^\S*?((?:mm|fs|drivers)/\S+\.c):(\d+):(?:\d+:)? error', log.stdout, re.M)
         bad = {m['nr'] for m in mutants if m['nr'] not in dropped
