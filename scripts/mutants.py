@@ -340,7 +340,8 @@ static int mutants_show(struct seq_file *m, void *v)
 		if (hits[i])
 			seq_printf(m, " %d:%u", i, hits[i]);
 	seq_putc(m, '\n');
-	memset(hits, 0, sizeof(hits));
+	if (!seq_has_overflowed(m))	/* otherwise this is called again */
+		memset(hits, 0, sizeof(hits));
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(mutants);
