@@ -92,6 +92,7 @@ def boot_kunit(linux, suites, tests, number, limit, seconds, directory):
             end = time.time() + MORE + FACTOR * seconds.get(where, 60)
         found = re.search(rb'not ok \d+ [^\n\r]*|[^\n\r]*(?:' + OPTIONS['reports'].encode() + rb')[^\n\r]*', new)
         if found:
+            where = (re.findall(rb'mutants: begin (\S+)\r?\n', console[:len(console) - len(new) + found.start()]) or [b''])[-1].decode()
             why = found.group(0).decode(errors='replace').strip()
             break
         if not more:
