@@ -10,7 +10,9 @@
 # long it takes), results (the verdicts so far, by the key of the mutant). Options:
 #   first=N    begin there          until=T    begin nothing after T (of EPOCHSECONDS)
 #   only=RE    keys that match      missed     those that were not noticed before
+#   untried    those without a verdict
 #   reports=RE what in a console means that the kernel is broken
+#   budget=S   of kselftests, only what takes that many seconds in all
 import collections
 import json
 import os
@@ -26,12 +28,12 @@ import time
 
 STATE = sys.argv[1]
 HERE = os.path.dirname(os.path.abspath(__file__))
-OPTIONS = dict(a.partition('=')[::2] for a in sys.argv[3:] if re.match(r'(first|until|only|missed|reports)(=|$)', a))
-ARGS = [a for a in sys.argv[3:] if not re.match(r'(first|until|only|missed|reports)(=|$)', a)]
+OPTIONS = dict(a.partition('=')[::2] for a in sys.argv[3:] if re.match(r'(first|until|only|missed|untried|reports|budget)(=|$)', a))
+ARGS = [a for a in sys.argv[3:] if not re.match(r'(first|until|only|missed|untried|reports|budget)(=|$)', a)]
 KUNIT = {'mm/filemap.c': 'filemap_*', 'fs/user_window.c': 'user_window*'}
 PROGRAMS = {
     'drivers/block': ['loop:loop_config_test', 'loop:loop_io_test', 'loop:loop_window_test', 'loop:loop_life_test',
-                      'loop:loop_hostile_test', 'loop:loop_fs_test'],
+                      'loop:loop_hostile_test'],
     'fs/ntfs': ['filesystems/ntfs:compressed_write_test', 'filesystems/units:ntfs_wof_test'],
     'fs/ntfs3': ['filesystems/units:ntfs3_test'],
     'fs/ocfs2': ['filesystems/units:ocfs2_test'],
@@ -40,7 +42,9 @@ PROGRAMS = {
 }
 # Of how much time a test gets: that many times what it took, and seconds more. Others may
 # use the processors, too.
-FACTOR, MORE = 8, 10
+FACTOR, MORE = 8, 7
+LONG = 8000     # milliseconds: too long, of a kselftest
+KILLS = collections.Counter()
 
 
 def load(name, default):
@@ -155,8 +159,19 @@ def judge_guest(m, cover, repo, linux, installed):
     tests = sorted((c for c in cover if str(m['nr']) in c[3]), key=lambda c: c[2])
     if not tests:
         return 'not reached', ''
+    # first what has noticed others in this function, then one variant of each test
+    seen, order = collections.Counter(), []
+    for c in tests:
+        name = c[1].split('.')[-1]
+        order.append((-KILLS[m['file'], m['function'], c[1]], seen[name], c[2], c))
+        seen[name] += 1
+    tests, left = [], 1000 * float(OPTIONS.get('budget', 'inf'))
+    for _, _, ms, c in sorted(order, key=lambda o: o[:3]):
+        if not tests or (ms <= LONG and left >= ms):
+            tests.append(c)
+            left -= ms
     hits = max(int(c[3][str(m['nr'])]) for c in tests)
-    seconds = [5 + FACTOR * c[2] // 1000 for c in tests]
+    seconds = [MORE + FACTOR * c[2] // 1000 for c in tests]
     args = [str(x) for c, s in zip(tests, seconds) for x in (c[0], c[1], s)]
     rc, out = guest(repo, linux, 60 + FACTOR * sum(c[2] for c in tests) // 1000, f'mutant={m["nr"]} mutant_limit={100000 + 100 * hits}',
                     'run', installed, *args)
@@ -166,6 +181,7 @@ def judge_guest(m, cover, repo, linux, installed):
     if rc == 0:
         return 'not noticed', ''
     report = re.search(r'vm: the kernel reported:\n\s*(.*)', out)
+    KILLS[m['file'], m['function'], last.split(' ')[1].rstrip(':') if ' ' in last else ''] += 1
     return 'noticed', last + (f' {report.group(1)}' if report else '')
 
 
@@ -182,14 +198,23 @@ def main():
             and (m['file'] in KUNIT) == (kind == 'kunit')]
     if 'missed' in OPTIONS:
         mine = [m for m in mine if results.get(m['key'], ['?'])[0] != 'noticed' and m['key'] not in reasons]
+    if 'untried' in OPTIONS:
+        mine = [m for m in mine if m['key'] not in results]
     first = int(OPTIONS.get('first', 0)) % max(1, len(mine))
     mine = mine[first:] + mine[:first]
+    for m in mutants:
+        if results.get(m['key'], [''])[0] == 'noticed':
+            KILLS[m['file'], m['function'], (results[m['key']][1].split(' ') + [''])[1].rstrip(':')] += 1
     cover = {}
     for d in sorted({directory(m) if kind == 'guest' else 'kunit' for m in mine}):
         began = time.time()
+        name = f'cover.{d.replace("/", "-")}'
+        if os.path.exists(f'{STATE}/{name}') and os.path.getmtime(f'{STATE}/{name}') > os.path.getmtime(f'{STATE}/list'):
+            cover[d] = load(name, [])
+            continue
         cover[d] = cover_kunit(*ARGS) if kind == 'kunit' else cover_guest(d, *ARGS)
         print(f'# {d}: {len(cover[d])} tests in {sum(c[2] for c in cover[d]) / 1000:.0f} s, {time.time() - began:.0f} s with the boot', flush=True)
-        save(f'cover.{d.replace("/", "-")}', cover[d])
+        save(name, cover[d])
     print(f'1..{len(mine)}', flush=True)
     todo, lock, number = queue.Queue(), threading.Lock(), 0
     for m in mine:
