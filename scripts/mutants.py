@@ -29,6 +29,7 @@ OPAQUE = {'sizeof', 'offsetof', 'container_of', 'typeof', '__typeof__', 'asm', '
 RELEASE = re.compile(r'(unlock|put|free|release|unmap|kunmap|_end|restore|exit|abort|unfreeze|drop|brelse|clear|unpin)')
 MOVED = {'<': '<=', '<=': '<', '>': '>=', '>=': '>', '==': '!=', '!=': '=='}
 LOWER = {'&&', '||', '?', ':', ',', ';', 'return', '=', '+=', '-=', '*=', '/=', '%=', '&=', '|=', '^=', '<<=', '>>=', '|', '^'}
+ZERO = {'BLK_STS_OK', 'REQ_OP_READ'}
 KINDS = ['left out', 'not released', 'true', 'false', 'negated', 'operand true', 'operand false', 'compared', 'replaced']
 OPERAND = re.compile(r'[\w)\]"\']')
 
@@ -228,7 +229,9 @@ class Function:
         elif re.match(r'E[A-Z0-9]{2,}$', t) and before == '-':
             alt = 'EINVAL' if t == 'EIO' else 'EIO'
         elif re.match(r'_*[A-Z][A-Z0-9]*_[A-Z0-9_]+$|Lo_\w+$', t):
-            if {before, after} & {'|', '&', '~', '|=', '&='}:
+            if t in ZERO:
+                return
+            if {before, after} & {'|', '&', '~', '|=', '&='} or t.startswith('STATX_'):
                 alt = '0'
             elif re.search(r'SIZE|SZ_|SHIFT|MAX', t):
                 alt = f'{t} + 1'
