@@ -30,6 +30,7 @@ RELEASE = re.compile(r'(unlock|put|free|release|unmap|kunmap|_end|restore|exit|a
 MOVED = {'<': '<=', '<=': '<', '>': '>=', '>=': '>', '==': '!=', '!=': '=='}
 LOWER = {'&&', '||', '?', ':', ',', ';', 'return', '=', '+=', '-=', '*=', '/=', '%=', '&=', '|=', '^=', '<<=', '>>=', '|', '^'}
 ZERO = {'BLK_STS_OK', 'REQ_OP_READ'}
+CONFIGURED = re.compile(r'!?IS_ENABLED\(\w+\)')
 KINDS = ['left out', 'not released', 'true', 'false', 'negated', 'operand true', 'operand false', 'compared', 'replaced']
 OPERAND = re.compile(r'[\w)\]"\']')
 
@@ -159,7 +160,10 @@ class Function:
 
     def condition(self, first, last):
         what = self.text(first, last)
-        if what in ('1', 'true', '0') or (first == last - 2 and self.tok[first] == 'IS_ENABLED'):
+        if what in ('1', 'true', '0'):
+            return
+        if CONFIGURED.fullmatch(what):      # true or false for this kernel
+            self.site(first, last, 'negated', what, '(mutant(%d) ^ !!(', '))')
             return
         self.site(first, last, 'true', what, '(mutant(%d) || (', '))')
         self.site(first, last, 'false', what, '(!mutant(%d) && (', '))')
@@ -190,6 +194,8 @@ class Function:
                     self.condition(left, i - 1)
                 continue
             for a, z in ((left, i - 1), (i + 1, (level[n + 1] if n + 1 < len(level) else last + 1) - 1)):
+                if a <= z and CONFIGURED.fullmatch(self.text(a, z)):
+                    continue
                 if tok[i] == '&&' and a <= z and not (a == left and n and tok[level[n - 1]] == '&&'):
                     self.site(a, z, 'operand true', self.text(a, z), '(mutant(%d) || (', '))')
                 elif tok[i] == '||' and a <= z and not (a == left and n and tok[level[n - 1]] in ('||', '&&')) \
