@@ -282,9 +282,10 @@ def report():
         for name, r in [*(members.items() if len(members) > 1 else []), (f'**{group}**', total)]:
             tried = r['noticed'] + r['not noticed'] + r['not reached']
             score = 100 * r['noticed'] / tried if tried else 0
-            print(f'| {name} | {sum(r.values())} | ' + ' | '.join(str(r[c]) for c in columns) + f' | {score:.1f} % | '
+            said = f'{score:.1f} %' if not r['not run'] else f'{score:.1f} % of those run' if r['noticed'] else '-'
+            print(f'| {name} | {sum(r.values())} | ' + ' | '.join(str(r[c]) for c in columns) + f' | {said} | '
                   + (f'{goal} % |' if name[0] == '*' else '|'))
-        good = good and (score >= goal or not tried)
+        good = good and (score >= goal or not r['noticed'])
     print('\n## Not noticed')
     for f, lines in sorted(missed.items()):
         print(f'\n{f}:\n\n' + '\n'.join(f'    {line}' for line in lines))
