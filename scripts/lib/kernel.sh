@@ -181,7 +181,7 @@ kunit_checkout() {
 # kunit_py build|exec [OPTION]...: kunit.py on that copy; "run" is both
 kunit_py() {
 	local cmd=$1 options=(--kunitconfig="$repo/.kunitconfig" --jobs="$jobs")
-	local machine=(--kernel_args=seccomp=on --kernel_args=ncpus=4)
+	local machine=(--kernel_args=seccomp=on --kernel_args=ncpus=4 --kernel_args=slab_debug=FZPU)
 	shift
 	case $cmd in
 	build) set -- "${options[@]}" "$@" ;;
