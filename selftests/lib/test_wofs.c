@@ -78,7 +78,9 @@ enum wofs_counter {
 	WOFS_WRITE,
 	WOFS_READ_ITER,
 	WOFS_WRITE_ITER,
+	WOFS_DIRECT,
 	WOFS_FSYNC,
+	WOFS_DATASYNC,
 	WOFS_FALLOCATE,
 	WOFS_GETATTR,
 	WOFS_READ_BYTES,
@@ -92,7 +94,9 @@ static const char * const wofs_counter_names[] = {
 	[WOFS_WRITE]		= "write",
 	[WOFS_READ_ITER]	= "read_iter",
 	[WOFS_WRITE_ITER]	= "write_iter",
+	[WOFS_DIRECT]		= "direct",
 	[WOFS_FSYNC]		= "fsync",
+	[WOFS_DATASYNC]		= "datasync",
 	[WOFS_FALLOCATE]	= "fallocate",
 	[WOFS_GETATTR]		= "getattr",
 	[WOFS_READ_BYTES]	= "read_bytes",
@@ -431,6 +435,7 @@ static ssize_t wofs_rw_iter(struct kiocb *iocb, struct iov_iter *iter)
 	struct wofs_opts opts = wofs_opts(wofs_info(file_inode(iocb->ki_filp)));
 
 	if (iocb->ki_flags & IOCB_DIRECT) {
+		wofs_count(wofs_info(file_inode(iocb->ki_filp)), WOFS_DIRECT);
 		if (!opts.dio_align ||
 		    !IS_ALIGNED(iocb->ki_pos | iov_iter_count(iter),
 				opts.dio_align) ||
@@ -461,6 +466,8 @@ static int wofs_fsync(struct file *file, loff_t start, loff_t end, int datasync)
 	struct wofs_info *info = wofs_info(file_inode(file));
 
 	wofs_count(info, WOFS_FSYNC);
+	if (datasync)
+		wofs_count(info, WOFS_DATASYNC);
 	return wofs_allow_all(info, WOFS_FSYNC, LLONG_MAX);
 }
 
@@ -544,6 +551,10 @@ static int wofs_getattr(struct mnt_idmap *idmap, const struct path *path,
 		return err;
 
 	generic_fillattr(idmap, request_mask, inode, stat);
+	if (!(request_mask & STATX_SIZE)) {
+		stat->size = 0;
+		stat->result_mask &= ~STATX_SIZE;
+	}
 	if (request_mask & STATX_DIOALIGN) {
 		stat->result_mask |= STATX_DIOALIGN;
 		stat->dio_offset_align = opts.dio_align;

@@ -250,7 +250,7 @@ TEST_F(config, append_only)
 
 TEST_F(config, dsync)
 {
-	long long before;
+	long long before, data;
 
 	ASSERT_EQ(attach_opened(self, O_RDWR), 0);
 	before = wofs_calls(WOFS, "fsync");
@@ -259,9 +259,18 @@ TEST_F(config, dsync)
 	ASSERT_EQ(loop_detach(&self->lo), 0);
 
 	ASSERT_EQ(attach_opened(self, O_RDWR | O_DSYNC), 0);
+	before = wofs_calls(WOFS, "datasync");
+	write_device(_metadata, &self->lo, KIB(4), NEW);
+	EXPECT_GT(wofs_calls(WOFS, "datasync"), before);
+	ASSERT_EQ(loop_detach(&self->lo), 0);
+
+	/* the metadata, too */
+	ASSERT_EQ(attach_opened(self, O_RDWR | O_SYNC), 0);
 	before = wofs_calls(WOFS, "fsync");
+	data = wofs_calls(WOFS, "datasync");
 	write_device(_metadata, &self->lo, KIB(4), NEW);
 	EXPECT_GT(wofs_calls(WOFS, "fsync"), before);
+	EXPECT_EQ(wofs_calls(WOFS, "datasync"), data);
 }
 
 /* statx() says that the file has no direct I/O, open() does not know. */
@@ -282,6 +291,105 @@ TEST_F(config, no_dio_alignment)
 	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_DIRECT_IO, 1), -1);
 	EXPECT_EQ(errno, EINVAL);
 	check_device(_metadata, &self->lo, SIZE, OLD);
+}
+
+/* tmpfs does direct I/O, has no block device, and tells no alignment. */
+TEST_F(config, no_statx_dioalign)
+{
+	struct loop_args args = {
+		.mode = O_RDWR,
+		.flags = LO_FLAGS_DIRECT_IO,
+	};
+	struct loop_info64 info;
+
+	args.file = make_file(BASE "/image", SIZE);
+	ASSERT_GE(args.file, 0);
+	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
+	close(args.file);
+	ASSERT_EQ(loop_status(&self->lo, &info), 0);
+	EXPECT_TRUE(info.lo_flags & LO_FLAGS_DIRECT_IO);
+	EXPECT_EQ(loop_attr(&self->lo, "queue/dma_alignment"), SECTOR - 1);
+	EXPECT_EQ(loop_attr(&self->lo, "queue/logical_block_size"), SECTOR);
+	write_device(_metadata, &self->lo, SIZE, NEW);
+	check_device(_metadata, &self->lo, SIZE, NEW);
+}
+
+/* Memory is aligned for direct I/O while the device does it. */
+TEST_F(config, dma_alignment)
+{
+	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512,dio_mem_align=1024"), 0);
+	close(self->file);
+	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->file, 0);
+	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
+	EXPECT_EQ(loop_attr(&self->lo, "queue/dma_alignment"), SECTOR - 1);
+	ASSERT_EQ(ioctl(self->lo.fd, LOOP_SET_DIRECT_IO, 1), 0);
+	EXPECT_EQ(loop_attr(&self->lo, "queue/dma_alignment"), 1023);
+	ASSERT_EQ(ioctl(self->lo.fd, LOOP_SET_DIRECT_IO, 0), 0);
+	EXPECT_EQ(loop_attr(&self->lo, "queue/dma_alignment"), SECTOR - 1);
+	check_device(_metadata, &self->lo, SIZE, OLD);
+}
+
+/* The smallest block that direct I/O can transfer, if the device does it. */
+TEST_F(config, default_block_size)
+{
+	ASSERT_EQ(remount_wofs(WOFS, "dio_align=4096"), 0);
+	close(self->file);
+	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->file, 0);
+	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
+	EXPECT_EQ(loop_attr(&self->lo, "queue/logical_block_size"), SECTOR);
+	ASSERT_EQ(loop_detach(&self->lo), 0);
+	ASSERT_EQ(config_attach(self, (struct loop_args){
+			.flags = LO_FLAGS_DIRECT_IO,
+	}), 0);
+	EXPECT_EQ(loop_attr(&self->lo, "queue/logical_block_size"), 4096);
+}
+
+/* It has no size, and that is not an error. */
+TEST_F(config, empty_file)
+{
+	struct loop_info64 info;
+	struct stat st;
+	int other = make_file(WOFS "/other", 0);
+
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(config_attach(self, (struct loop_args){
+			.flags = LO_FLAGS_READ_ONLY,
+	}), 0);
+	ASSERT_EQ(ftruncate(self->file, 0), 0);
+	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_CAPACITY), 0);
+	EXPECT_EQ(device_size(self->lo.fd), 0);
+
+	ASSERT_EQ(loop_detach(&self->lo), 0);
+	ASSERT_EQ(config_attach(self, (struct loop_args){
+			.flags = LO_FLAGS_READ_ONLY,
+	}), 0);
+	EXPECT_EQ(device_size(self->lo.fd), 0);
+	EXPECT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, other), 0);
+	ASSERT_EQ(fstat(other, &st), 0);
+	ASSERT_EQ(loop_status(&self->lo, &info), 0);
+	EXPECT_EQ(info.lo_inode, st.st_ino);
+	info.lo_offset = SECTOR;
+	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_STATUS64, &info), 0);
+	ASSERT_EQ(loop_status(&self->lo, &info), 0);
+	EXPECT_EQ(info.lo_offset, SECTOR);
+	EXPECT_EQ(device_size(self->lo.fd), 0);
+	close(other);
+}
+
+TEST_F(config, change_fd_of_another_size)
+{
+	int other = make_file(WOFS "/other", SIZE - SECTOR);
+
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(config_attach(self, (struct loop_args){
+			.flags = LO_FLAGS_READ_ONLY,
+	}), 0);
+	EXPECT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, other), -1);
+	EXPECT_EQ(errno, EINVAL);
+	check_device(_metadata, &self->lo, SIZE, OLD);
+	close(other);
 }
 
 TEST_F(config, set_capacity)

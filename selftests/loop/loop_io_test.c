@@ -625,6 +625,75 @@ TEST_F(io, merged_requests)
 	free(memory);
 }
 
+/*
+ * Of a request of many bios those succeed that end before the error. One ends a
+ * hundred bytes before it.
+ */
+TEST_F(io, merged_errors)
+{
+	static const int good = 5;
+	struct piece pieces[24];
+	size_t len = 9 * SECTOR;
+	long long before;
+	char *memory = alloc_pages(ARRAY_SIZE(pieces) * KIB(8));
+
+	ASSERT_NE(memory, NULL);
+	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++) {
+		pieces[i].buf = memory + i * KIB(8);
+		pieces[i].len = len;
+		pieces[i].pos = i * len;
+	}
+	for (int write = 0; write < 2; write++) {
+		ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=%s,fail_at=%zu",
+				       write ? "write" : "read",
+				       good * len + 100), 0);
+		before = merges(&self->lo);
+		ASSERT_EQ(rw_at_once(self->direct,
+				     write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
+				     pieces, ARRAY_SIZE(pieces)), good);
+		ASSERT_GT(merges(&self->lo), before);
+		for (int i = 0; i < (int)ARRAY_SIZE(pieces); i++) {
+			ASSERT_EQ(pieces[i].ret, i < good ? (ssize_t)len : -EIO)
+				TH_LOG("piece %d", i);
+		}
+		ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	}
+	free(memory);
+}
+
+/* What is transferred at once is one call. */
+TEST_F(io, one_call)
+{
+	long long before, direct = wofs_calls(WOFS, "direct");
+
+	before = wofs_calls(WOFS, "write") + wofs_calls(WOFS, "write_iter");
+	ASSERT_EQ(pwrite(self->direct, self->shadow, KIB(4), 0),
+		  (ssize_t)KIB(4));
+	ASSERT_EQ(wofs_calls(WOFS, "write") + wofs_calls(WOFS, "write_iter"),
+		  before + 1);
+	before = wofs_calls(WOFS, "read") + wofs_calls(WOFS, "read_iter");
+	ASSERT_EQ(pread(self->direct, self->buf, KIB(4), 0), (ssize_t)KIB(4));
+	ASSERT_EQ(wofs_calls(WOFS, "read") + wofs_calls(WOFS, "read_iter"),
+		  before + 1);
+	ASSERT_EQ(pattern_verify(self->buf, KIB(4), 0, OLD), -1);
+	ASSERT_EQ(wofs_calls(WOFS, "direct"),
+		  direct + (variant->direct ? 2 : 0));
+}
+
+TEST_F(io, byte_by_byte)
+{
+	off_t pos = 3 * SECTOR;
+
+	pattern_fill(self->shadow + pos, SECTOR, pos, NEW);
+	ASSERT_EQ(remount_wofs(WOFS, "short=1"), 0);
+	ASSERT_EQ(pwrite(self->direct, self->shadow + pos, SECTOR, pos),
+		  SECTOR);
+	ASSERT_EQ(pread(self->direct, self->buf, SECTOR, pos), SECTOR);
+	ASSERT_EQ(pattern_verify(self->buf, SECTOR, pos, NEW), -1);
+	ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+	check_image(_metadata, self);
+}
+
 /* Where a transfer of FAIL_LEN bytes from the beginning is made to fail. */
 #define FAIL_LEN	KIB(256)
 static const off_t fail_at[] = { 0, KIB(64) + 1536, KIB(100) + 100, 7 };
@@ -639,12 +708,13 @@ static void check_failing(struct __test_metadata *_metadata,
 {
 	for (unsigned int i = 0; i < ARRAY_SIZE(fail_at); i++) {
 		off_t at = fail_at[i], whole = at / SECTOR * SECTOR;
+		off_t zeroed = strcmp(fail, "zero") ? 0 : FAIL_LEN;
 		size_t done = 0;
 		ssize_t n;
 
 		fill_image(_metadata, self, OLD);
 		pattern_fill(self->shadow, FAIL_LEN, 0, NEW);
-		memset(self->buf, 0, FAIL_LEN);
+		memset(self->buf, 0x55, FAIL_LEN);
 		ASSERT_EQ(remount_wofs(WOFS, "fail=%s,fail_op=%s,fail_at=%lld",
 				       fail, write ? "write" : "read",
 				       (long long)at), 0);
@@ -665,8 +735,14 @@ static void check_failing(struct __test_metadata *_metadata,
 
 		if (!write) {
 			ASSERT_EQ(pattern_verify(self->buf, done, 0, OLD), -1);
+			/* at EOF: nobody gets what was in the memory before */
+			for (off_t j = whole; j < zeroed; j++)
+				ASSERT_EQ(self->buf[j], 0);
 			continue;
 		}
+		ASSERT_EQ(pattern_verify(self->shadow, FAIL_LEN, 0, NEW), -1)
+			TH_LOG("%s at %lld: the data changed", fail,
+			       (long long)at);
 		read_image(_metadata, self->buf);
 		ASSERT_EQ(pattern_verify(self->buf, whole, 0, NEW), -1)
 			TH_LOG("%s at %lld: lost", fail, (long long)at);
@@ -887,6 +963,7 @@ TEST_F(io, discard_nopunch)
 	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN), 0);
 	ASSERT_TRUE(wait_for(!loop_attr(&self->lo, "queue/discard_max_bytes"),
 			     SOON));
+	ASSERT_GT(loop_attr(&self->lo, "queue/write_zeroes_max_bytes"), 0);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN),
 		  -EOPNOTSUPP);
 	check_image(_metadata, self);
@@ -1027,6 +1104,33 @@ TEST_F(tmpfs, full_buffered)
 	ASSERT_TRUE(errno == ENOSPC || errno == EIO);
 }
 
+/* tmpfs punches holes, and does not zero a range that is to stay allocated. */
+TEST_F(tmpfs, punches_only)
+{
+	struct stat st;
+	int file;
+
+	pattern_fill(self->buf, CHUNK, 0, NEW);
+	ASSERT_EQ(pwrite(self->direct, self->buf, CHUNK, 0), (ssize_t)CHUNK);
+	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, 0, CHUNK / 2), 0);
+	ASSERT_TRUE(wait_for(!loop_attr(&self->lo,
+					"queue/write_zeroes_max_bytes"), SOON));
+	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
+	file = open(FULL "/image", O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(file, 0);
+	ASSERT_EQ(fstat(file, &st), 0);
+	ASSERT_EQ(st.st_blocks * SECTOR, CHUNK);
+	ASSERT_EQ(pread(file, self->buf, CHUNK, 0), (ssize_t)CHUNK);
+	for (size_t i = 0; i < CHUNK / 2; i++)
+		ASSERT_EQ(self->buf[i], 0);
+
+	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, CHUNK / 2, CHUNK / 2), 0);
+	ASSERT_EQ(fstat(file, &st), 0);
+	ASSERT_EQ(st.st_blocks * SECTOR, CHUNK / 2);
+	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
+	close(file);
+}
+
 /* The file of a device is on a filesystem that is frozen. */
 FIXTURE(freeze) {
 	struct loop lo;
@@ -1072,7 +1176,7 @@ static void check_waits(struct __test_metadata *_metadata,
 			FIXTURE_DATA(freeze) * self, unsigned long request)
 {
 	pid_t pid = fork();
-	int status;
+	int status, fd;
 
 	ASSERT_GE(pid, 0);
 	if (!pid)
@@ -1082,6 +1186,16 @@ static void check_waits(struct __test_metadata *_metadata,
 	ASSERT_TRUE(wait_child(pid, &status, SOON));
 	EXPECT_EQ(status, 0);
 	EXPECT_GT(wofs_calls(WOFS, "fallocate"), 0);
+
+	/* and it is no writer any more, for which the next freezer would wait */
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		fd = open(WOFS, O_RDONLY | O_CLOEXEC);
+		_exit(ioctl(fd, FIFREEZE, 0) || ioctl(fd, FITHAW, 0));
+	}
+	ASSERT_TRUE(wait_child(pid, &status, SOON));
+	EXPECT_EQ(status, 0);
 }
 
 TEST_F(freeze, discard)
@@ -1143,10 +1257,19 @@ static int stack(FIXTURE_DATA(stacked) * self, unsigned int block_size)
 /* Sectors of 512 bytes on sectors of 4096 bytes */
 TEST_F(stacked, zeroout)
 {
+	char dev[32];
+	int log;
+
 	ASSERT_EQ(stack(self, 512), 0);
 	ASSERT_GT(loop_attr(&self->upper, "queue/write_zeroes_max_bytes"), 0);
+	log = klog_open();
+	ASSERT_GE(log, 0);
 	ASSERT_EQ(zero_range(self->upper.fd, BLKZEROOUT, 512, 512), 0);
 	ASSERT_EQ(zero_range(self->upper.fd, BLKDISCARD, 1536, 512), 0);
+	/* the fallback is not worth a line in the log */
+	snprintf(dev, sizeof(dev), "dev loop%d,", self->upper.nr);
+	EXPECT_EQ(klog_count(log, dev, ""), 0);
+	close(log);
 	/* and that has not become the rule */
 	ASSERT_GT(loop_attr(&self->upper, "queue/write_zeroes_max_bytes"), 0);
 	ASSERT_GT(loop_attr(&self->upper, "queue/discard_max_bytes"), 0);

@@ -312,13 +312,15 @@ TEST_F(methods, only_read)
 	check_read_only(_metadata, self);
 }
 
-TEST_F(methods, no_direct)
+static void check_no_direct(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(methods) * self, const char *io)
 {
 	struct loop_info64 info;
 	int err;
 
+	ASSERT_EQ(loop_detach(&self->lo), 0);
 	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512"), 0);
-	err = attach_as(_metadata, self, "write", (struct loop_args){
+	err = attach_as(_metadata, self, io, (struct loop_args){
 			.flags = LO_FLAGS_DIRECT_IO,
 	});
 	if (err == -EINVAL && no_user_window())
@@ -329,6 +331,17 @@ TEST_F(methods, no_direct)
 	ASSERT_EQ(ioctl(self->lo.fd, LOOP_SET_DIRECT_IO, 1), -1);
 	ASSERT_EQ(errno, EINVAL);
 	check_device(_metadata, &self->lo, SIZE, OLD);
+}
+
+TEST_F(methods, no_direct)
+{
+	check_no_direct(_metadata, self, "write");
+}
+
+/* not either when the file allows O_DIRECT for one of the directions */
+TEST_F(methods, no_direct_mixed)
+{
+	check_no_direct(_metadata, self, "mixed");
 }
 
 TEST_F(methods, change_fd_methods)

@@ -31,6 +31,7 @@
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/mount.h>
+#include <linux/pgtable.h>
 #include <linux/prandom.h>
 #include <linux/pseudo_fs.h>
 #include <linux/sched/mm.h>
@@ -40,6 +41,7 @@
 #include <linux/umh.h>
 #include <linux/user_window.h>
 #include <linux/vmalloc.h>
+#include <linux/vmstat.h>
 
 #include "../internal.h"
 
@@ -195,6 +197,14 @@ static const struct file_operations store_both_fops = {
 	.read_iter = store_iter,
 	.write = store_write,
 	.write_iter = store_iter,
+};
+
+/* Positions are unsigned, as those of /dev/mem. */
+static const struct file_operations store_unsigned_fops = {
+	.owner = THIS_MODULE,
+	.read = store_read,
+	.write = store_write,
+	.fop_flags = FOP_UNSIGNED_OFFSET,
 };
 
 static const struct file_operations store_iter_fops = {
@@ -614,7 +624,42 @@ static void window_is_all_there_is(struct kunit *test)
 	vma = find_vma(t->mm, 0);
 	KUNIT_EXPECT_GE(test, vma->vm_start, SZ_64K);
 	KUNIT_EXPECT_EQ(test, vma->vm_end - vma->vm_start, WIN_SIZE);
-	KUNIT_EXPECT_EQ(test, vma->vm_flags & (VM_EXEC | VM_MAYEXEC), 0);
+	KUNIT_EXPECT_EQ(test, VM_READ | VM_WRITE | VM_SHARED |
+			      VM_MAYREAD | VM_MAYWRITE | VM_MAYSHARE,
+			vma->vm_flags &
+			(VM_ACCESS_FLAGS | VM_SHARED | VM_MAYSHARE |
+			 VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC));
+	KUNIT_EXPECT_STREQ(test, "[user_window]", vma->vm_ops->name(vma));
+	mmap_read_unlock(t->mm);
+}
+
+/* No access faults, also where software sets these bits of the entries. */
+static void window_entries(struct kunit *test)
+{
+	struct window_test *t = test->priv;
+	struct user_window *win = create_window(test);
+	struct vm_area_struct *vma;
+	unsigned long addr;
+	struct iov_iter iter;
+
+	if (IS_ENABLED(CONFIG_HIGHPTE))
+		kunit_skip(test, "page tables in high memory");
+	layout_iter(test, &plain_layout, ITER_DEST, 512, &iter);
+	KUNIT_ASSERT_EQ(test, 512,
+			transfer(win, t->file, ITER_DEST, &iter, 0));
+	mmap_read_lock(t->mm);
+	vma = find_vma(t->mm, 0);
+	for (int i = 0; i < WIN_PAGES; i++) {
+		pte_t pte;
+
+		addr = vma->vm_start + i * PAGE_SIZE;
+		pte = ptep_get(pte_offset_kernel(pmd_off(t->mm, addr), addr));
+		KUNIT_EXPECT_TRUE(test, pte_present(pte));
+		KUNIT_EXPECT_TRUE(test, pte_write(pte));
+		KUNIT_EXPECT_TRUE(test, pte_dirty(pte));
+		KUNIT_EXPECT_TRUE(test, pte_young(pte));
+		KUNIT_EXPECT_PTR_EQ(test, t->pages[i], pte_page(pte));
+	}
 	mmap_read_unlock(t->mm);
 }
 
@@ -658,6 +703,24 @@ static void window_positions(struct kunit *test)
 		if (!cases[i].ret)
 			KUNIT_EXPECT_EQ(test, t->pos, cases[i].pos);
 	}
+}
+
+/* vfs_read() and vfs_write() accept these. */
+static void window_refuses_unsigned_positions(struct kunit *test)
+{
+	const struct window_method *m = test->param_value;
+	struct window_test *t = test->priv;
+	struct user_window *win = create_window(test);
+	struct file *file = store_open(t, O_RDWR, &store_unsigned_fops);
+	struct iov_iter iter;
+
+	KUNIT_ASSERT_FALSE(test, IS_ERR(file));
+	layout_iter(test, &plain_layout, m->dir, 512, &iter);
+	KUNIT_EXPECT_EQ(test, -EINVAL,
+			transfer(win, file, m->dir, &iter, -4096));
+	KUNIT_EXPECT_EQ(test, 0, t->calls);
+	KUNIT_EXPECT_EQ(test, 512, iov_iter_count(&iter));
+	__fput_sync(file);
 }
 
 static void window_has_the_files_credentials(struct kunit *test)
@@ -886,6 +949,34 @@ static void window_sizes(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, PTR_ERR(user_window_create(bad[i])),
 				-EINVAL);
 	user_window_destroy(NULL);
+
+	/* More pages than the stub has room for */
+	kunit_deactivate_static_stub(test, user_window_alloc_page);
+	t->wins[0] = user_window_create(PMD_SIZE);
+	KUNIT_EXPECT_FALSE(test, IS_ERR(t->wins[0]));
+	if (IS_ERR(t->wins[0]))
+		t->wins[0] = NULL;
+}
+
+/*
+ * 4096 windows of 128 bytes at least, not counting their pages, would be 512 KiB.
+ * The counter is off by less, and others allocate less meanwhile.
+ */
+static void window_frees_its_memory(struct kunit *test)
+{
+	unsigned long before, after;
+
+	kunit_deactivate_static_stub(test, user_window_alloc_page);
+	before = global_node_page_state_pages(NR_SLAB_UNRECLAIMABLE_B);
+	for (int i = 0; i < 4096; i++) {
+		struct user_window *win = user_window_create(1);
+
+		KUNIT_ASSERT_FALSE(test, IS_ERR(win));
+		user_window_destroy(win);
+	}
+	rcu_barrier();
+	after = global_node_page_state_pages(NR_SLAB_UNRECLAIMABLE_B);
+	KUNIT_EXPECT_LT(test, after, before + SZ_512K / PAGE_SIZE);
 }
 
 /* window_exit() checks that the pages which could be had are free again. */
@@ -1065,8 +1156,11 @@ static struct kunit_case window_cases[] = {
 	KUNIT_CASE_PARAM(window_passes_results_on, window_method_gen_params),
 	KUNIT_CASE_PARAM(window_stops_after_a_part, window_method_gen_params),
 	KUNIT_CASE(window_is_all_there_is),
+	KUNIT_CASE(window_entries),
 	KUNIT_CASE_PARAM(window_rejects_too_much, window_method_gen_params),
 	KUNIT_CASE_PARAM(window_positions, window_method_gen_params),
+	KUNIT_CASE_PARAM(window_refuses_unsigned_positions,
+			 window_method_gen_params),
 	KUNIT_CASE_PARAM(window_has_the_files_credentials,
 			 window_method_gen_params),
 	KUNIT_CASE_PARAM(window_refuses_files, window_refusal_gen_params),
@@ -1077,6 +1171,7 @@ static struct kunit_case window_cases[] = {
 	KUNIT_CASE(window_pages_are_its_own),
 	KUNIT_CASE(window_shows_no_old_memory),
 	KUNIT_CASE(window_sizes),
+	KUNIT_CASE(window_frees_its_memory),
 	KUNIT_CASE(window_enomem),
 	KUNIT_CASE(window_shared_by_workers),
 	KUNIT_CASE(window_several_on_one_file),

@@ -28,6 +28,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -1468,6 +1469,66 @@ TEST_F(file, short_write_to_preallocated_space)
 	volume_check(_metadata, &self->vol);
 }
 
+/* An ordinary file that fits into its MFT record */
+#define RESIDENT	300
+
+static int create_resident(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(file) * self, unsigned char **map)
+{
+	int fd;
+
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	fill(self->data, RESIDENT, 0, 'a');
+	ASSERT_EQ(pwrite(fd, self->data, RESIDENT, 0), RESIDENT);
+	ASSERT_EQ(fsync(fd), 0);
+	ASSERT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	*map = mmap(NULL, self->vol.page, PROT_READ | PROT_WRITE, MAP_SHARED,
+		    fd, 0);
+	ASSERT_NE(*map, MAP_FAILED);
+	return fd;
+}
+
+/* The buffer gets read while the file is written. */
+TEST_F(file, writes_a_resident_file_from_a_mapping_of_it)
+{
+	unsigned char *map;
+	int fd, i, status = -1;
+	pid_t pid;
+
+	fd = create_resident(_metadata, self, &map);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(pwrite(fd, map, 100, 200) != 100);
+	/* No signal ends it if it waits for itself. */
+	for (i = 0; i < 1000 && waitpid(pid, &status, WNOHANG) != pid; i++)
+		poll(NULL, 0, 10);
+	ASSERT_EQ(status, 0);
+	memcpy(self->data + 200, self->data, 100);
+	ASSERT_EQ(munmap(map, self->vol.page), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, self->data,
+				     RESIDENT, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(file, stores_to_a_mapping_of_a_resident_file)
+{
+	unsigned char *map;
+	int fd;
+
+	fd = create_resident(_metadata, self, &map);
+	fill(self->data, 100, 0, 'Q');
+	memcpy(map, self->data, 100);
+	ASSERT_EQ(msync(map, self->vol.page, MS_SYNC), 0);
+	ASSERT_EQ(munmap(map, self->vol.page), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, self->data,
+				     RESIDENT, 0));
+	volume_check(_metadata, &self->vol);
+}
+
 #define FAILSLAB	"/sys/kernel/debug/failslab/"
 
 static int write_string(const char *path, const char *value)
@@ -1643,6 +1704,52 @@ TEST_F_TIMEOUT(failing, device_is_reported, 120)
 #define RESIDENT_SIZE	200
 #define RESIDENT_FILES	100
 #define RECORD_SIZE	1024
+
+static long free_blocks(struct __test_metadata *_metadata)
+{
+	struct statvfs st;
+
+	ASSERT_EQ(statvfs(MNT, &st), 0);
+	return st.f_bfree;
+}
+
+/* What one file has reserved stays so when an allocation of another fails. */
+TEST_F(failing, allocation_leaves_the_reservations)
+{
+	size_t block = self->vol.block;
+	long before, reserved;
+	int other, third, fd;
+
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	third = open(MNT "/third", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(third, 0);
+	ASSERT_EQ(pwrite(other, self->new, block, 0), block);
+	ASSERT_EQ(pwrite(third, self->new, block, 0), block);
+	sync();
+	/* the bitmap is not in memory then */
+	fd = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(write(fd, "1", 1), 1);
+	ASSERT_EQ(close(fd), 0);
+
+	before = free_blocks(_metadata);
+	ASSERT_EQ(pwrite(other, self->new, 2 * block, 16 * block), 2 * block);
+	reserved = before - free_blocks(_metadata);
+	ASSERT_GE(reserved, 32);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+			"fail=eio,fail_op=read"), 0);
+	EXPECT_EQ(fallocate(third, 0, 16 * block, block), -1);
+	EXPECT_EQ(errno, EIO);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	EXPECT_EQ(before - free_blocks(_metadata), reserved);
+	ASSERT_EQ(fsync(other), 0);
+	EXPECT_EQ(before - free_blocks(_metadata), reserved);
+	expect_data(_metadata, other, self->new, 2 * block, 16 * block, "other");
+	close(other);
+	close(third);
+	close(self->fd);
+}
 
 FIXTURE(resident) {
 	struct volume vol;

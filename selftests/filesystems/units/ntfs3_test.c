@@ -23,6 +23,8 @@
 
 /* FILE_ATTRIBUTE_ARCHIVE | FILE_ATTRIBUTE_COMPRESSED */
 #define ATTR_COMPRESSED	0x820U
+/* FILE_ATTRIBUTE_ARCHIVE | FILE_ATTRIBUTE_SPARSE_FILE */
+#define ATTR_SPARSE	0x220U
 
 #define NR_FRAMES	4
 #define NR_READERS	4
@@ -976,6 +978,172 @@ static void move_to_wofs(struct __test_metadata *_metadata,
 static void fail_writes(struct __test_metadata *_metadata, const char *how)
 {
 	ASSERT_EQ(0, mount("none", WOFS, NULL, MS_REMOUNT, how));
+}
+
+/* What the MFT record has room for, in a file that is not compressed. */
+#define RESIDENT	300
+
+static int create_resident(struct __test_metadata *_metadata,
+			   FIXTURE_DATA(lznt) * self)
+{
+	int fd = open_file(_metadata, &self->im, "plain",
+			   O_CREAT | O_EXCL | O_RDWR);
+
+	pattern_fill(self->want, self->len, 0, 1);
+	ASSERT_EQ(RESIDENT, pwrite(fd, self->want, RESIDENT, 0));
+	/* The bitmap, too, or it stays in the page cache. */
+	sync();
+	/* The volume is marked dirty before the first change. */
+	ASSERT_EQ(0, image_run("touch %s/other", self->im.mnt));
+	return fd;
+}
+
+static void store_to_resident(struct __test_metadata *_metadata,
+			      FIXTURE_DATA(lznt) * self, int fd)
+{
+	uint8_t *map = mmap(NULL, self->page, PROT_READ | PROT_WRITE,
+			    MAP_SHARED, fd, 0);
+
+	ASSERT_NE(MAP_FAILED, map);
+	pattern_fill(self->want, RESIDENT / 2, 0, 3);
+	memcpy(map, self->want, RESIDENT / 2);
+	ASSERT_EQ(0, munmap(map, self->page));
+}
+
+/* A file grows out of the MFT record, and is read as well. */
+struct growing {
+	int fd;
+	const uint8_t *want;
+	size_t len;
+	int (*meanwhile)(int fd);
+};
+
+static void *grow(void *arg)
+{
+	struct growing *g = arg;
+
+	if (pwrite(g->fd, g->want + RESIDENT, g->len, RESIDENT) != g->len)
+		_exit(1);
+	return NULL;
+}
+
+static void grow_and(void *arg)
+{
+	struct growing *g = arg;
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, grow, g))
+		_exit(2);
+	poll(NULL, 0, 500);
+	if (g->meanwhile(g->fd))
+		_exit(3);
+	pthread_join(thread, NULL);
+}
+
+/* The allocation of clusters waits for the bitmap, the other for the file. */
+static void expect_grows(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(lznt) * self, int fd,
+			 int (*meanwhile)(int fd))
+{
+	struct growing g = { fd, self->want, self->page, meanwhile };
+
+	drop_clean_caches();
+	fail_writes(_metadata, "delay=1000");
+	ASSERT_EQ(0, in_child(grow_and, &g, BUSY));
+	fail_writes(_metadata, "delay=0");
+	expect_small(_metadata, self, fd, "plain", RESIDENT + self->page);
+}
+
+static int read_one(int fd)
+{
+	uint8_t byte;
+
+	return pread(fd, &byte, 1, 0) != 1;
+}
+
+static int write_back(int fd)
+{
+	return sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE |
+					 SYNC_FILE_RANGE_WRITE |
+					 SYNC_FILE_RANGE_WAIT_AFTER);
+}
+
+TEST_F_TIMEOUT(lznt, plain_resident_file_grows_and_is_read, 2 * BUSY)
+{
+	int fd;
+
+	move_to_wofs(_metadata, self);
+	fd = create_resident(_metadata, self);
+	expect_grows(_metadata, self, fd, read_one);
+}
+
+TEST_F_TIMEOUT(lznt, plain_resident_file_grows_and_is_written_back, 2 * BUSY)
+{
+	int fd;
+
+	move_to_wofs(_metadata, self);
+	fd = create_resident(_metadata, self);
+	store_to_resident(_metadata, self, fd);
+	expect_grows(_metadata, self, fd, write_back);
+}
+
+TEST_F(lznt, plain_resident_file_grows_after_a_store)
+{
+	int fd = create_resident(_metadata, self);
+
+	store_to_resident(_metadata, self, fd);
+	ASSERT_EQ(self->page, pwrite(fd, self->want + RESIDENT, self->page,
+				     RESIDENT));
+	expect_small(_metadata, self, fd, "plain", RESIDENT + self->page);
+}
+
+TEST_F(lznt, range_is_inserted_into_a_resident_file)
+{
+	uint32_t attr = ATTR_SPARSE;
+	int fd = open_file(_metadata, &self->im, "sparse",
+			   O_CREAT | O_EXCL | O_RDWR);
+
+	ASSERT_EQ(0, fsetxattr(fd, "system.ntfs_attrib", &attr, sizeof(attr),
+			       0));
+	ASSERT_EQ(RESIDENT, pwrite(fd, self->want, RESIDENT, 0));
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_INSERT_RANGE, 0, self->frame));
+	memmove(self->want + self->frame, self->want, RESIDENT);
+	memset(self->want, 0, self->frame);
+	expect_size(_metadata, fd, self->frame + RESIDENT);
+	expect_small(_metadata, self, fd, "sparse", self->frame + RESIDENT);
+}
+
+static void store(void *p)
+{
+	memset(p, 1, 1);
+}
+
+/* Stores that nobody would write back raise SIGBUS. */
+TEST_F(lznt, refuses_stores_to_mappings)
+{
+	int fd = open_file(_metadata, &self->im, "later",
+			   O_CREAT | O_EXCL | O_RDWR);
+	uint8_t *p;
+
+	/* mapped before it was compressed */
+	p = mmap(NULL, self->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	make_compressed(_metadata, fd);
+	ASSERT_EQ(self->len, pwrite(fd, self->want, self->len, 0));
+	EXPECT_EQ(self->want[0], p[0]);
+	EXPECT_EQ(-EINTR, in_child(store, p, SOON));
+	ASSERT_EQ(0, munmap(p, self->page));
+	expect_small(_metadata, self, fd, "later", self->len);
+
+	/* mapped read-only first */
+	p = mmap(NULL, self->page, PROT_READ, MAP_SHARED, self->fd, 0);
+	ASSERT_NE(MAP_FAILED, p);
+	ASSERT_EQ(0, mprotect(p, self->page, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(self->want[0], p[0]);
+	EXPECT_EQ(-EINTR, in_child(store, p, SOON));
+	ASSERT_EQ(0, munmap(p, self->page));
+	expect_file(_metadata, self);
 }
 
 /* fsync() and synchronous writes report an error of the device. */
