@@ -60,7 +60,7 @@ test_program() {
 	local program=${5##* } out=$log/kselftest.${5##* } rc=0
 	rm -f "$out.rc" "$out.segfault"
 	run_program "$1" "$2" "$3" "$4" "${5% *}" "$program" "$out" || rc=$?
-	if grep -aq " ${program:0:15}\[[0-9]*\]: segfault at" "$out.console"; then
+	if grep -q 'terminated unexpectedly by signal 11' "$out"; then
 		mv "$out.console" "$out.segfault"
 		rc=0
 		run_program "$1" "$2" "$3" "$4" "${5% *}" "$program" "$out" || rc=$?
