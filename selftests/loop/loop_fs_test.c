@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Whole file systems on loop devices.
+ * Whole filesystems on loop devices.
  *
- * What reads and writes at random do not show: that a file system keeps its
+ * What reads and writes at random do not show: that a filesystem keeps its
  * promises when loop and the backing file are below it. What was synced is
  * there after an unmount, after the backing file stopped taking writes, and
- * after it ran full; nothing hangs when memory is short or when the file system
+ * after it ran full; nothing hangs when memory is short or when the filesystem
  * of the backing file is frozen; and the case for which loop once learned to
- * use write(2): a root file system in a file on NTFS.
+ * use write(2): a root filesystem in a file on NTFS.
  *
  * LOOP_TEST_TREE=DIR  the directory that is copied
  * LOOP_TEST_FILES=N   so many of its files, the first by name (default 2000)
@@ -26,7 +26,7 @@
 #define IMAGE		WOFS "/image"
 #define MNT		BASE "/mnt"
 
-/* A file system that has not done it by then never will. */
+/* A filesystem that has not done it by then never will. */
 #define DEADLINE	300
 
 static __u64 test_seed(void)
@@ -117,7 +117,7 @@ static void umount_ext4(struct __test_metadata *_metadata)
 	ASSERT_EQ(0, umount_soon(MNT));
 }
 
-/* Nothing of the file system is left in the page cache of the device. */
+/* Nothing of the filesystem is left in the page cache of the device. */
 static void check_ext4(struct __test_metadata *_metadata,
 		       const struct loop *loop)
 {
@@ -506,7 +506,7 @@ static void copy_image(struct __test_metadata *_metadata, const char *to)
 }
 
 /*
- * The backing file stops taking writes, at any point: the file system has to be
+ * The backing file stops taking writes, at any point: the filesystem has to be
  * what it was at its last successful flush, or later. Half of the time the
  * kernel replays the journal, half of the time e2fsck does.
  */
@@ -549,7 +549,7 @@ TEST_F_TIMEOUT(ext4, power_cut, 600)
 	}
 }
 
-/* The file system that holds the backing file is full. */
+/* The filesystem that holds the backing file is full. */
 TEST_F_TIMEOUT(ext4, enospc, DEADLINE)
 {
 	static struct files files;
@@ -579,7 +579,7 @@ TEST_F_TIMEOUT(ext4, enospc, DEADLINE)
 }
 
 /*
- * Fill a file on the mounted file system and read it from the device again.
+ * Fill a file on the mounted filesystem and read it from the device again.
  * Called in a child, returns its exit status.
  */
 #define BIG_FILE	MIB(128)
@@ -704,7 +704,7 @@ static void stop_failing(const void *unused)
 }
 
 /*
- * Loop and the block layer below a file system have to get along without the
+ * Loop and the block layer below a filesystem have to get along without the
  * memory that they cannot wait for. An allocation that may sleep is left alone:
  * when one of wofs or of this program fails, an error is right.
  */
@@ -767,7 +767,7 @@ static void thaw(const void *fd)
 	ioctl(*(const int *)fd, FITHAW, 0);
 }
 
-/* Writes wait while the file system of the backing file is frozen. */
+/* Writes wait while the filesystem of the backing file is frozen. */
 TEST_F_TIMEOUT(ext4, freeze, DEADLINE)
 {
 	struct loop upper = { .fd = -1 };
@@ -903,7 +903,7 @@ TEST_F_TIMEOUT(ext4, dm_crypt, DEADLINE)
 }
 
 /*
- * A root file system: ext4 in a file on NTFS, with a loop device for each.
+ * A root filesystem: ext4 in a file on NTFS, with a loop device for each.
  * Written by the program that it holds, which has to be found by the next mount
  * too.
  */
@@ -972,7 +972,7 @@ FIXTURE_SETUP(root_on_ntfs)
 	if (mount(self->ntfs.dev, NTFS, variant->type, 0, NULL)) {
 		ASSERT_EQ(ENODEV, errno)
 			TH_LOG("mount: %s", strerror(errno));
-		SKIP(return, "no %s file system", variant->type);
+		SKIP(return, "no %s filesystem", variant->type);
 	}
 }
 
@@ -998,7 +998,7 @@ static void umount_root(struct __test_metadata *_metadata, struct loop *root)
 	ASSERT_EQ(0, loop_detach(root));
 }
 
-/* Run a script with the shell of the root file system; its exit status. */
+/* Run a script with the shell of the root filesystem; its exit status. */
 static int run_in_root(struct __test_metadata *_metadata, const char *script)
 {
 	int status;
@@ -1041,7 +1041,7 @@ TEST_F_TIMEOUT(root_on_ntfs, run_program, 2 * DEADLINE)
 	ASSERT_EQ(0, run_in_root(_metadata, ROOT_READ));
 	umount_root(_metadata, &self->root);
 
-	/* both file systems anew, nothing is cached */
+	/* both filesystems anew, nothing is cached */
 	ASSERT_EQ(0, umount_soon(NTFS));
 	ASSERT_EQ(0, ioctl(self->ntfs.fd, BLKFLSBUF));
 	ASSERT_EQ(0, mount(self->ntfs.dev, NTFS, variant->type, 0, NULL))

@@ -113,7 +113,7 @@ static void add_path(struct fuzzer *f, const char *path, int flags)
 	add_file(f, open(path, flags | O_CLOEXEC | O_NONBLOCK, 0644));
 }
 
-/* Some files of a pseudo file system, which are only read. */
+/* Some files of a pseudo filesystem, which are only read. */
 static void add_directory(struct fuzzer *f, const char *path)
 {
 	struct dirent *d;
@@ -848,7 +848,7 @@ TEST_F(rights, worker_is_not_visible)
 
 /*
  * Loop takes regular files and block devices. Of the regular files in pseudo
- * file systems, those that only have ->read and ->write have no size, so that
+ * filesystems, those that only have ->read and ->write have no size, so that
  * nothing can be read or written at their positions through loop.
  */
 static unsigned long tried, taken;

@@ -1032,7 +1032,7 @@ TEST_F(io, zeroout_eio)
 }
 
 /*
- * A file system that becomes full: a sparse file on a tmpfs with room for 16
+ * A filesystem that becomes full: a sparse file on a tmpfs with room for 16
  * requests and a part of the next.
  */
 FIXTURE(tmpfs) {

@@ -20,7 +20,7 @@
 #include <pthread.h>
 #include <sys/xattr.h>
 
-#define MNT		BASE "/mnt"	/* the file system between two devices */
+#define MNT		BASE "/mnt"	/* the filesystem between two devices */
 
 #define WRITERS		3
 #define BLOCK		KIB(4)
@@ -55,7 +55,7 @@ struct stress {
 	__u64 seed;
 	bool faults;		/* reads and writes may fail */
 	bool dio;		/* wofs wants transfers of whole sectors */
-	struct loop lower;	/* what a file system on MNT is on */
+	struct loop lower;	/* what a filesystem on MNT is on */
 	struct loop main;	/* what the writers have, open with O_DIRECT */
 	struct loop fixed;	/* read-only: one of files[], which are the same */
 	struct loop moving;	/* bound to files[0] for a moment */
@@ -641,7 +641,7 @@ FIXTURE_VARIANT(faults)
 	const char *fault;	/* a directory in debugfs */
 	const char *percent;
 	const char *options;	/* of wofs */
-	const char *mkfs;	/* of a file system on a loop device on wofs */
+	const char *mkfs;	/* of a filesystem on a loop device on wofs */
 	const char *type;
 	__u32 flags;		/* of the device for the writers */
 };
@@ -809,7 +809,7 @@ FIXTURE_SETUP(faults)
 			  strcmp(variant->type, "ocfs2") ? NULL :
 			  "heartbeat=none")) {
 			ASSERT_EQ(errno, ENODEV);
-			SKIP(return, "no file system %s", variant->type);
+			SKIP(return, "no filesystem %s", variant->type);
 		}
 		image = MNT "/image";
 	}

@@ -5,7 +5,7 @@
  * Each test runs in a private mount namespace on its own filesystems and uses
  * autoclear loop devices, so a killed test leaves nothing behind.
  *
- * Most backing files are on wofs, the test file system that chooses which
+ * Most backing files are on wofs, the test filesystem that chooses which
  * methods a file has and how its calls go wrong (CONFIG_TEST_WOFS).
  *
  * Functions return 0 or a negative errno unless said otherwise. Those that take
@@ -73,7 +73,7 @@ static __maybe_unused double now(void)
 	__holds;							\
 })
 
-/* Read a small file of a pseudo file system as a string without newline. */
+/* Read a small file of a pseudo filesystem as a string without newline. */
 static __maybe_unused int read_text(const char *path, char *buf, size_t size)
 {
 	ssize_t n;
@@ -135,7 +135,7 @@ static __maybe_unused int mount_wofs(struct __test_metadata *_metadata,
 	ASSERT_EQ(mkdir(dir, 0755), 0);
 	if (mount("none", dir, "wofs", 0, options)) {
 		ASSERT_EQ(errno, ENODEV);
-		SKIP(return -1, "no wofs file system (CONFIG_TEST_WOFS)");
+		SKIP(return -1, "no wofs filesystem (CONFIG_TEST_WOFS)");
 	}
 	return 0;
 }

@@ -2,17 +2,17 @@
 /*
  * Benchmark of filemap_grab_folios().
  *
- * Each case runs the contenders in turn, round after round, in one boot, so
+ * Each case runs the variants in turn, round after round, in one boot, so
  * that only their ratio has to be trusted.  It prints a line for each of them
  * and each round:
  *
- *	bench ROW NR CONTENDER ROUND NANOSECONDS FOLIOS
+ *	bench ROW NR VARIANT ROUND NANOSECONDS FOLIOS
  *
  * where FOLIOS is how many were locked and released in that time, NR at a time
  * (or, in the rows "threads", by NR threads).  Under "qemu -icount shift=0" a
  * nanosecond is an instruction.
  *
- * The contenders are
+ * The variants are
  *	helper		filemap_grab_folios() and filemap_release_folios()
  *	locked		the same around a folio in the middle
  *	per_index	a loop around __filemap_get_folio()
@@ -22,7 +22,7 @@
  *			folios that are allowed
  *	bulk		the same, but alloc_pages_bulk()
  *
- * A case fails when a contender does not lock what it should, and never for
+ * A case fails when a variant does not lock what it should, and never for
  * the time that it takes.
  */
 #include <linux/kthread.h>
@@ -46,14 +46,14 @@ struct bench {
 	fgf_t fgp_flags;
 };
 
-struct contender {
+struct variant {
 	const char *name;
 	/* Returns how many folios it has locked, or an error. */
 	int (*grab)(struct bench *b);
 	void (*release)(struct bench *b, int nr);
 };
 
-/* The contenders. */
+/* The variants. */
 
 static int helper_grab(struct bench *b)
 {
@@ -178,31 +178,31 @@ static int bulk_grab(struct bench *b)
 	return b->nr;
 }
 
-static const struct contender helper = {
+static const struct variant helper = {
 	"helper", helper_grab, helper_release
 };
 
-static const struct contender locked = {
+static const struct variant locked = {
 	"locked", locked_grab, locked_release
 };
 
-static const struct contender per_index = {
+static const struct variant per_index = {
 	"per_index", per_index_grab, helper_release
 };
 
-static const struct contender single = {
+static const struct variant single = {
 	"single", single_grab, helper_release
 };
 
-static const struct contender floor = {
+static const struct variant floor = {
 	"floor", floor_grab, floor_release
 };
 
-static const struct contender create = {
+static const struct variant create = {
 	"create", create_grab, helper_release
 };
 
-static const struct contender bulk = {
+static const struct variant bulk = {
 	"bulk", bulk_grab, helper_release
 };
 
@@ -255,7 +255,7 @@ static void populate(struct kunit *test, unsigned int nr)
 /* Measurement. */
 
 static void report(struct kunit *test, const char *row, unsigned int nr,
-		   const struct contender *c, int round, u64 ns,
+		   const struct variant *c, int round, u64 ns,
 		   unsigned long folios)
 {
 	kunit_info(test, "bench %s %u %s %d %llu %lu\n", row, nr, c->name,
@@ -263,7 +263,7 @@ static void report(struct kunit *test, const char *row, unsigned int nr,
 }
 
 /* Returns the time for @reps times of @c, or 0 if one was not complete. */
-static u64 time_cached(struct bench *b, const struct contender *c,
+static u64 time_cached(struct bench *b, const struct variant *c,
 		       unsigned int reps)
 {
 	u64 start = ktime_get_ns();
@@ -279,7 +279,7 @@ static u64 time_cached(struct bench *b, const struct contender *c,
 }
 
 /* As time_cached(), but the page cache is empty each time. */
-static u64 time_holes(struct bench *b, const struct contender *c,
+static u64 time_holes(struct bench *b, const struct variant *c,
 		      unsigned int reps)
 {
 	u64 ns = 0;
@@ -298,12 +298,12 @@ static u64 time_holes(struct bench *b, const struct contender *c,
 }
 
 /*
- * As a task that runs no test, so that the static stub in filemap_grab_create()
+ * As a task that runs no test, so that the static stub in filemap_grab_one()
  * is no more expensive than elsewhere.
  */
-static u64 time_as_nobody(struct kunit *test, const struct contender *c,
+static u64 time_as_nobody(struct kunit *test, const struct variant *c,
 			  u64 (*time)(struct bench *b,
-				      const struct contender *c,
+				      const struct variant *c,
 				      unsigned int reps),
 			  unsigned int reps)
 {
@@ -316,8 +316,8 @@ static u64 time_as_nobody(struct kunit *test, const struct contender *c,
 }
 
 static void compare(struct kunit *test, const char *row,
-		    const struct contender *const *contenders,
-		    u64 (*time)(struct bench *b, const struct contender *c,
+		    const struct variant *const *variants,
+		    u64 (*time)(struct bench *b, const struct variant *c,
 				unsigned int reps),
 		    unsigned int folios)
 {
@@ -326,14 +326,14 @@ static void compare(struct kunit *test, const char *row,
 
 	/* Round 0 warms up. */
 	for (int round = 0; round <= BENCH_ROUNDS; round++) {
-		for (int i = 0; contenders[i]; i++) {
-			u64 ns = time_as_nobody(test, contenders[i], time,
+		for (int i = 0; variants[i]; i++) {
+			u64 ns = time_as_nobody(test, variants[i], time,
 						reps);
 
 			KUNIT_ASSERT_NE_MSG(test, ns, 0, "%s of %u",
-					    contenders[i]->name, b->nr);
+					    variants[i]->name, b->nr);
 			if (round)
-				report(test, row, b->nr, contenders[i], round,
+				report(test, row, b->nr, variants[i], round,
 				       ns, (unsigned long)reps * b->nr);
 			cond_resched();
 		}
@@ -341,15 +341,15 @@ static void compare(struct kunit *test, const char *row,
 }
 
 static void compare_cached(struct kunit *test, const char *row,
-			   const struct contender *const *contenders)
+			   const struct variant *const *variants)
 {
-	compare(test, row, contenders, time_cached, BENCH_FOLIOS);
+	compare(test, row, variants, time_cached, BENCH_FOLIOS);
 }
 
 static void compare_holes(struct kunit *test, const char *row,
-			  const struct contender *const *contenders)
+			  const struct variant *const *variants)
 {
-	compare(test, row, contenders, time_holes, BENCH_HOLES);
+	compare(test, row, variants, time_holes, BENCH_HOLES);
 }
 
 /* The cases. */
@@ -366,19 +366,19 @@ KUNIT_ARRAY_PARAM(size, sizes, size_desc);
 /* Folios that are there: from 1 to 65536 of them. */
 static void bench_cached(struct kunit *test)
 {
-	static const struct contender *const contenders[] = {
+	static const struct variant *const variants[] = {
 		&per_index, &helper, &floor, NULL
 	};
 	struct bench *b = test->priv;
 
 	populate(test, BENCH_MAX);
 	for (b->nr = 1; b->nr <= BENCH_MAX; b->nr *= 2)
-		compare_cached(test, "cached", contenders);
+		compare_cached(test, "cached", variants);
 }
 
 static void bench_single(struct kunit *test)
 {
-	static const struct contender *const contenders[] = {
+	static const struct variant *const variants[] = {
 		&single, &helper, NULL
 	};
 	struct bench *b = test->priv;
@@ -387,36 +387,36 @@ static void bench_single(struct kunit *test)
 	b->start = 5;
 	b->nr = 1;
 	b->fgp_flags = FGP_LOCK | FGP_ACCESSED | FGP_CREAT;
-	compare_cached(test, "single", contenders);
+	compare_cached(test, "single", variants);
 }
 
 static void bench_locked(struct kunit *test)
 {
-	static const struct contender *const contenders[] = {
+	static const struct variant *const variants[] = {
 		&helper, &locked, NULL
 	};
 	struct bench *b = test->priv;
 
 	b->nr = *(const unsigned int *)test->param_value;
 	populate(test, b->nr);
-	compare_cached(test, "locked", contenders);
+	compare_cached(test, "locked", variants);
 }
 
 static void bench_holes(struct kunit *test)
 {
-	static const struct contender *const contenders[] = {
+	static const struct variant *const variants[] = {
 		&per_index, &helper, &create, &bulk, NULL
 	};
 	struct bench *b = test->priv;
 
 	b->nr = *(const unsigned int *)test->param_value;
 	b->fgp_flags = FGP_LOCK | FGP_CREAT;
-	compare_holes(test, "holes", contenders);
+	compare_holes(test, "holes", variants);
 }
 
 static void bench_large_holes(struct kunit *test)
 {
-	static const struct contender *const contenders[] = {
+	static const struct variant *const variants[] = {
 		&per_index, &helper, &create, NULL
 	};
 	struct bench *b = test->priv;
@@ -426,7 +426,7 @@ static void bench_large_holes(struct kunit *test)
 	b->nr = *(const unsigned int *)test->param_value;
 	b->fgp_flags = FGP_LOCK | FGP_CREAT;
 	mapping_set_large_folios(b->mapping);
-	compare_holes(test, "large_holes", contenders);
+	compare_holes(test, "large_holes", variants);
 }
 
 /* Threads on ranges of their own, in one mapping. */
@@ -436,7 +436,7 @@ static void bench_large_holes(struct kunit *test)
 
 struct bench_thread {
 	struct bench b;
-	const struct contender *contender;
+	const struct variant *variant;
 	struct completion *go;
 	struct completion done;
 	bool complete;
@@ -447,13 +447,13 @@ static int bench_thread(void *data)
 	struct bench_thread *thread = data;
 
 	wait_for_completion(thread->go);
-	thread->complete = time_cached(&thread->b, thread->contender,
+	thread->complete = time_cached(&thread->b, thread->variant,
 				       BENCH_FOLIOS / BENCH_RANGE);
 	complete(&thread->done);
 	return 0;
 }
 
-static u64 time_threads(struct kunit *test, const struct contender *c, int nr)
+static u64 time_threads(struct kunit *test, const struct variant *c, int nr)
 {
 	struct bench_thread *threads =
 		kunit_kcalloc(test, nr, sizeof(*threads), GFP_KERNEL);
@@ -470,7 +470,7 @@ static u64 time_threads(struct kunit *test, const struct contender *c, int nr)
 		thread->b = *b;
 		thread->b.start = started * BENCH_RANGE;
 		thread->b.folios += thread->b.start;
-		thread->contender = c;
+		thread->variant = c;
 		thread->go = &go;
 		init_completion(&thread->done);
 		task = kthread_run(bench_thread, thread, "bench/%d", started);
@@ -493,7 +493,7 @@ static u64 time_threads(struct kunit *test, const struct contender *c, int nr)
 
 static void bench_threads(struct kunit *test)
 {
-	static const struct contender *const contenders[] = {
+	static const struct variant *const variants[] = {
 		&per_index, &helper
 	};
 	struct bench *b = test->priv;
@@ -502,12 +502,12 @@ static void bench_threads(struct kunit *test)
 	populate(test, BENCH_THREADS * BENCH_RANGE);
 	for (int round = 0; round <= BENCH_ROUNDS; round++) {
 		for (int nr = 1; nr <= BENCH_THREADS; nr *= 2) {
-			for (int i = 0; i < ARRAY_SIZE(contenders); i++) {
-				u64 ns = time_threads(test, contenders[i], nr);
+			for (int i = 0; i < ARRAY_SIZE(variants); i++) {
+				u64 ns = time_threads(test, variants[i], nr);
 
 				if (round)
 					report(test, "threads", nr,
-					       contenders[i], round, ns,
+					       variants[i], round, ns,
 					       (unsigned long)nr * BENCH_FOLIOS);
 			}
 		}
