@@ -292,7 +292,7 @@ def report():
     keys, had = {m['key'] for m in mutants}, {m['file'] for m in mutants}
     stale = [k for k in reasons if k not in keys and k.split(' ')[0] in had]
     noticed = [k for k in reasons if results.get(k, [''])[0] == 'noticed']
-    for what, them in (('not among the mutants', stale), ('and noticed nevertheless', noticed)):
+    for what, them in (('not among the mutants', stale), ('but noticed', noticed)):
         if them:
             print(f'\n## In scripts/lib/mutants.same, {what}\n\n' + '\n'.join(f'    {k}' for k in them))
     sys.exit(not good or bool(stale))
