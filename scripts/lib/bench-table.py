@@ -234,6 +234,9 @@ def results(head, rows):
 
 
 def record(costs, head, rows, repo, csv):
+    for needed in (INSNS, "cached", "1"), (TIME, "fallback", "4k write 1"):
+        if needed not in costs:
+            sys.exit(f"{csv}: no line {','.join(needed)}: --record needs the measurements of all parts, nothing is written")
     where = repo / "bench"
     where.mkdir(exist_ok=True)
     shutil.copy(csv, where / "results.csv")

@@ -111,7 +111,7 @@ configure() {
 	make -s -C "$src" ARCH="$1" O="$out" olddefconfig
 }
 
-# compile ARCH OBJECTS [VARIABLE]...: those of the list whose source is there
+# compile ARCH OBJECTS [VARIABLE]...: compile each object of the list whose source file exists
 compile() {
 	local arch=$1 objects=$2 o there=()
 	shift 2

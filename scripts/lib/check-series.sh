@@ -8,7 +8,8 @@
 
 # --- a topic ------------------------------------------------------------------
 
-# nobody FILE...: those that only THE REST has, without those that everybody changes
+# nobody FILE...: report each file that only THE REST of MAINTAINERS covers, except files that
+# every subsystem changes
 nobody() {
 	local file
 	for file; do
@@ -36,8 +37,8 @@ check_whole() {
 	expect_empty "$name: htmldocs of $docs" "$found"
 }
 
-# needs DIR: the topics that it goes on top of
-needs() { sed -n '/^$/q;s/^Needs: *//p' "$1/cover-letter" 2>/dev/null || :; }
+# needs DIR: the topics that it goes on top of; backports have no cover letter
+needs() { [[ ! -f $1/cover-letter ]] || header Needs "${1##*/}"; }
 
 # check_topic DIR: on the base and what it needs, nothing else
 check_topic() {
@@ -144,7 +145,7 @@ applies_alone() {
 	done
 }
 
-# backports VERSION: those in stable/
+# backports VERSION: check the patches in stable/VERSION
 backports() {
 	: >"$found"
 	run "scripts/tree --linux $1 check" "$log/check.tree" apply_and_check "$1" || cp "$log/check.tree" "$found"
@@ -234,7 +235,7 @@ do_check() {
 	first=$(($(commit_number) % ${#dirs[@]}))	# which are skipped if the time is up
 	for ((i = 0; i < ${#dirs[@]}; i++)); do
 		dir=${dirs[(first + i) % ${#dirs[@]}]}
-		while (($(jobs -rp | wc -l) >= 2)); do wait -n || :; done
+		await_place
 		if late; then skip "${dir##*/}" "no time left"; else beside somewhere "$dir"; fi
 	done
 	wait

@@ -40,7 +40,7 @@ check_agreement() {
 
 check_patch() {
 	local patch=$1 name=${1#"$repo/"} signed=$problems.$BASHPID from out file ignore
-	! grep -q '^Signed-off-by:' "$patch" || problem "$name: carries a Signed-off-by: that nobody gave"
+	! grep -q '^Signed-off-by:' "$patch" || problem "$name: has a Signed-off-by:, which only the sender can add"
 	grep -q '^Assisted-by: .' "$patch" || problem "$name: no Assisted-by:"
 	from=$(sed -n 's/^From: //p;/^$/q' "$patch" | sed -n 1p)
 	[[ $from == *.invalid\> ]] || problem "$name: author \"$from\" is not in the .invalid domain"

@@ -41,7 +41,7 @@ run_cleanups() {
 	for command in "${cleanups[@]}"; do eval "$command" || :; done
 }
 
-# descendants PID: those of its children first
+# descendants PID: print the processes below it, each after its own descendants
 descendants() {
 	local child
 	for child in $(pgrep -P "$1" 2>/dev/null || :); do
@@ -246,8 +246,11 @@ run_for() {
 	return "$rc"
 }
 
-# beside COMMAND...: run it in the background, when less than two of these are running
+# await_place: wait until less than two commands run in the background
+await_place() { while (($(jobs -rp | wc -l) >= 2)); do wait -n || :; done; }
+
+# beside COMMAND...: run it in the background as soon as there is a place
 beside() {
-	while (($(jobs -rp | wc -l) >= 2)); do wait -n || :; done
+	await_place
 	{ "$@" || :; } &
 }

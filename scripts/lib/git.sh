@@ -71,7 +71,7 @@ topic_dirs() {
 	done | sort
 }
 
-# topic_names: those in patches/
+# topic_names: print the names of the topics
 topic_names() { find "$repo/patches" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort; }
 
 # header KEY TOPIC: the values of these lines above the text of its cover letter

@@ -83,33 +83,38 @@ guest_clone() {
 }
 guest_checkout() { guest_clone && git_guest checkout -q -f --detach "$1"; }
 
-# guest_without END [COMMIT | +NAME]...: check out END, a commit below the series,
-# without the COMMITs, and with the mutants scripts/prove.d/NAME.diff. It has two things
-# of the series: the test filesystem, and the headers that most objects depend on, which
-# only declare more; with those of END nearly everything would have to be built again.
-guest_without() {
-	local tree
-	guest_clone && tree=$(tree_without "$@") &&
+# A tree for a guest is put together in a private index: the checkout changes once, and
+# files that stay as they are keep their times.
+in_index() { git_indexed "$work/guest.index" -C "$guest" "$@"; }
+# index_begin COMMIT: begin with the files of that
+index_begin() {
+	rm -f "$work"/guest.index{,.lock}	# a killed run left them
+	in_index read-tree "$1"
+}
+# index_checkout PARENT: check it out with the headers of the series. Most objects depend on
+# these, and they only declare more; with others nearly everything would be built again.
+index_checkout() {
+	local headers tree
+	mapfile -t headers < <(in_index diff --name-only refs/guest/base refs/guest/series -- include fs/internal.h mm/internal.h)
+	in_index ls-tree refs/guest/series "${headers[@]}" | in_index update-index --add --index-info &&
+		tree=$(in_index write-tree) &&
 		git_guest checkout -q -f --detach "$(git_guest commit-tree -p "$1" -m 'for a guest' "$tree")"
 }
-# in a private index: the checkout changes once, and files that stay as they are keep
-# their times
-tree_without() {
-	local index=$work/guest.index range=refs/guest/base..refs/guest/series commit headers
-	rm -f "$index" "$index.lock"	# a killed run left it
-	in_index() { git_indexed "$index" -C "$guest" "$@"; }
-	in_index read-tree "$1" || return
+
+# guest_without END [COMMIT | +NAME]...: check out END, a commit below the series,
+# without the COMMITs, and with the mutants scripts/prove.d/NAME.diff. Beside the headers
+# it has the test filesystem of the series.
+guest_without() {
+	local commit
+	guest_clone && index_begin "$1" || return
 	for commit in "${@:2}"; do
 		case $commit in
 		+*) in_index apply --cached "$repo/scripts/prove.d/${commit#+}.diff" ;;
 		*) in_index diff "$commit~" "$commit" | in_index apply --cached --3way -R ;;
 		esac || return
 	done
-	commit=$(git_guest log --format=%H --diff-filter=A $range -- lib/test_wofs.c)
-	in_index diff "$commit~" "$commit" | in_index apply --cached --3way || return
-	mapfile -t headers < <(in_index diff --name-only $range -- include fs/internal.h mm/internal.h)
-	in_index ls-tree refs/guest/series "${headers[@]}" | in_index update-index --add --index-info &&
-		in_index write-tree
+	commit=$(git_guest log --format=%H --diff-filter=A refs/guest/base..refs/guest/series -- lib/test_wofs.c)
+	in_index diff "$commit~" "$commit" | in_index apply --cached --3way && index_checkout "$1"
 }
 
 # build_uml WHAT DIR LOG [base]: the kernel of the kselftests from $guest as it is, and
@@ -126,7 +131,7 @@ collect_kernel() {
 		cp "$1/modules.order" "$1/linux" "$2/"
 }
 
-# build_patched_uml: that with the series, to $kernel, where scripts/vm finds it
+# build_patched_uml: build the kernel with the series, to $kernel, where scripts/vm finds it
 build_patched_uml() {
 	run "copy the patched tree" "$log/guest" guest_checkout "$(git_tree rev-parse series)" &&
 		build_uml "patched kernel" "$kernel" "$log/build"

@@ -37,7 +37,7 @@ races() { grep -ac '^BUG: KCSAN' "$1" || :; }
 # while another task reads the flags beside it; the marked access is the correct one.
 races_of_series() {
 	local title symbol functions=$log/matrix.functions
-	git_fixed -C "$linux" diff base series -- '*.c' '*.h' |
+	git_tree diff base series -- '*.c' '*.h' |
 		sed -n 's/^@@.*@@ //p; s/^+\([a-z].*(\)/\1/p' >"$functions"
 	awk '/^BUG: KCSAN/ { title = $0 }
 		/^(read|write|read-write)( to| \(racing|.*\(reordered)/ && !/marked/ { plain = 1; next }
@@ -222,13 +222,15 @@ modules() {
 # bare SUITE: both commands of the README in a new root of Debian, which has nothing of
 # this machine but the mirror, as root and without a cache
 bare() {
-	local root=$work/matrix/$config.root suite=$1 mirror file=$log/matrix.$config at demo
+	local root=$work/matrix/$config.root suite=$1 file=$log/matrix.$config at demo
 	((EUID == 0)) || { skip "$config" "needs root"; return; }
 	bare_end "$root"
 	on_exit bare_end "$root"
-	mirror=$(apt-get indextargets --format "\$(REPO_URI)" 'Created-By: Packages' 'Origin: Debian' | sed -n 1p)
+	apt=$work/matrix/$config.apt
+	mkdir -p "$apt/cache/archives/partial"
+	find_mirror
 	expect "$config: debootstrap, see $file.debootstrap" run "$config: debootstrap" "$file.debootstrap" \
-		debootstrap --variant=minbase "$suite" "$root" "${mirror:-http://deb.debian.org/debian}"
+		debootstrap --variant=minbase "$suite" "$root" "$mirror"
 	for dir in proc sys dev; do mount --rbind "/$dir" "$root/$dir" && mount --make-rslave "$root/$dir"; done
 	cp /etc/resolv.conf "$root/etc/" 2>/dev/null || :
 	cp -a /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
@@ -250,5 +252,5 @@ bare_end() {
 	for dir in dev sys proc; do
 		! mountpoint -q "$1/$dir" 2>/dev/null || umount -R -l "$1/$dir"
 	done
-	rm -rf --one-file-system "$1"
+	rm -rf --one-file-system "$1" "${1%.root}.apt"
 }

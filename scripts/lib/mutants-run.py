@@ -40,8 +40,8 @@ PROGRAMS = {
     'fs/squashfs': ['filesystems/units:squashfs_test'],
     'fs/f2fs': ['filesystems/units:f2fs_test'],
 }
-# Of how much time a test gets: that many times what it took, and seconds more. Others may
-# use the processors, too.
+# The time limit of a test is FACTOR times what it took without a mutant, plus MORE seconds:
+# other programs may use the processors, too.
 FACTOR, MORE = 8, 7
 LONG = 8000     # milliseconds: too long, of a kselftest
 KILLS = collections.Counter()

@@ -62,4 +62,3 @@ interrupted() {
 	wait "$pid" || rc=$?
 	[[ $rc == 130 ]] || { echo "status $rc"; cat "$log/self"; return 1; }
 }
-

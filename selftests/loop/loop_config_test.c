@@ -318,10 +318,7 @@ TEST_F(config, no_statx_dioalign)
 TEST_F(config, dma_alignment)
 {
 	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512,dio_mem_align=1024"), 0);
-	close(self->file);
-	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
-	ASSERT_GE(self->file, 0);
-	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
+	ASSERT_EQ(attach_opened(self, O_RDWR), 0);
 	EXPECT_EQ(loop_attr(&self->lo, "queue/dma_alignment"), SECTOR - 1);
 	ASSERT_EQ(ioctl(self->lo.fd, LOOP_SET_DIRECT_IO, 1), 0);
 	EXPECT_EQ(loop_attr(&self->lo, "queue/dma_alignment"), 1023);
@@ -334,10 +331,7 @@ TEST_F(config, dma_alignment)
 TEST_F(config, default_block_size)
 {
 	ASSERT_EQ(remount_wofs(WOFS, "dio_align=4096"), 0);
-	close(self->file);
-	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
-	ASSERT_GE(self->file, 0);
-	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
+	ASSERT_EQ(attach_opened(self, O_RDWR), 0);
 	EXPECT_EQ(loop_attr(&self->lo, "queue/logical_block_size"), SECTOR);
 	ASSERT_EQ(loop_detach(&self->lo), 0);
 	ASSERT_EQ(config_attach(self, (struct loop_args){

@@ -2,12 +2,12 @@
 /*
  * Whole filesystems on loop devices.
  *
- * What reads and writes at random do not show: that a filesystem keeps its
- * promises when loop and the backing file are below it. What was synced is
- * there after an unmount, after the backing file stopped taking writes, and
- * after it ran full; nothing hangs when memory is short or when the filesystem
- * of the backing file is frozen; and the case for which loop once learned to
- * use write(2): a root filesystem in a file on NTFS.
+ * Random reads and writes do not show whether a filesystem keeps its promises
+ * on a loop device. These tests check that synced data survives an unmount, a
+ * backing file that fails writes, and one that is full; that nothing hangs when
+ * memory is short or the filesystem of the backing file is frozen; and that a
+ * file on NTFS can hold a root filesystem, for which loop once learned to use
+ * write(2).
  *
  * LOOP_TEST_TREE=DIR  the directory that is copied
  * LOOP_TEST_FILES=N   so many of its files, the first by name (default 2000)
