@@ -429,7 +429,7 @@ static void bench_large_holes(struct kunit *test)
 	compare_holes(test, "large_holes", variants);
 }
 
-/* Threads on ranges of their own, in one mapping. */
+/* Threads in one mapping, each on another range. */
 
 #define BENCH_THREADS	4
 #define BENCH_RANGE	16

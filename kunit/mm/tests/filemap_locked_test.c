@@ -7,7 +7,7 @@
  *  - @locked is locked on return, whatever is returned;
  *  - it is unlocked before a lower folio is waited for, and never with
  *    FGP_NOWAIT;
- *  - it is not returned if it was truncated meanwhile.
+ *  - it is not returned if it was truncated before it was locked.
  */
 #include <linux/backing-dev.h>
 #include <linux/delay.h>

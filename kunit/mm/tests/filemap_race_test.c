@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests for filemap_grab_folios(): what other tasks do meanwhile.
+ * KUnit tests for filemap_grab_folios(): interference by other tasks.
  *
  * Races in this code are rare in practice, so the tests force each interleaving.
  * The properties checked:
