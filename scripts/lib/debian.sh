@@ -30,7 +30,7 @@ use_linux() {
 packages=(
 	gcc:gcc libc6-dev:/usr/include/stdio.h make:make flex:flex bison:bison
 	bc:bc git:git perl:prove python3:python3 xz-utils:xz rsync:rsync
-	util-linux:flock procps:ps ntfs-3g:mkntfs attr:setfattr
+	util-linux:flock bsdextrautils:column procps:ps ntfs-3g:mkntfs attr:setfattr
 	e2fsprogs:mkfs.ext4 dmsetup:dmsetup kmod:insmod
 	ocfs2-tools:mkfs.ocfs2 f2fs-tools:mkfs.f2fs squashfs-tools:mksquashfs
 	wimtools:wimlib-imagex genisoimage:genisoimage

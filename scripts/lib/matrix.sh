@@ -241,6 +241,8 @@ bare() {
 	demo=$(elapsed "$at") at=$SECONDS
 	expect "$config: scripts/test, see $file.test" in_root "$root" "$config: scripts/test" "$file.test" scripts/test
 	said="scripts/demo $demo, scripts/test $(elapsed "$at"), $(tail -n 1 "$file.test")"
+	rm -rf "$file.logs"
+	cp -a "$root/root/.cache/grab-folios/log" "$file.logs" || :	# the root goes
 }
 # in_root ROOT WHAT LOG COMMAND...
 in_root() {
