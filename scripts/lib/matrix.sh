@@ -217,6 +217,65 @@ modules() {
 	said="$(grep -c . "$out/modules.order") modules; $(tail -n 1 "$file.unload")"
 }
 
+# --- tests of others ------------------------------------------------------------
+
+# blktests GROUP: on the kernel without the series and on the one with it, twice each.
+# What passes each time without it has to pass each time with it. BLKTESTS is the
+# directory of a checkout; Debian has no package.
+blktests() {
+	local file=$log/matrix.$config out=$work/matrix/$config end n rc name before after with=0 without=0 all=0
+	if [[ ! -x ${BLKTESTS:-}/check ]]; then
+		skip "$config" "BLKTESTS is not the directory of a checkout of https://github.com/linux-blktests/blktests"
+		said='BLKTESTS is not set'
+		return
+	fi
+	# a test whose program does not build is "not run"
+	try "$config: make" "$file.make" make -k -j"$jobs" -C "$BLKTESTS/src" || :
+	for end in base series; do
+		blktests_kernel "$end" "$out" "$file.build.$end" ||
+			{ not_ok "$config: $end does not build: see $file.build.$end"; return; }
+		for n in 1 2; do
+			rc=0
+			run_for 2500 "$config: $end, run $n" "$file.$end.$n" env -C "$BLKTESTS" \
+				"$repo/scripts/vm" --kernel "$out/linux" --no-modules --mem 2G --timeout 1800 \
+				--console "$file.$end.$n.console" -- "$repo/scripts/guest/blktests" "$out/modules" "$1" || rc=$?
+			[[ $end == base ]] || expect "$config: the guest ends well: see $file.$end.$n" test "$rc" = 0
+		done
+	done
+	while IFS= read -r name; do
+		before=$(blktests_status "$file.base" "$name") after=$(blktests_status "$file.series" "$name")
+		all=$((all + 1))
+		[[ $before != passed ]] || without=$((without + 1))
+		[[ $after != passed ]] || with=$((with + 1))
+		case $before:$after in
+		*:passed) ok "$config: $name" ;;
+		passed:*) not_ok "$config: $name: $after with the series, $before without it" ;;
+		*) skip "$config: $name" "$after with the series, $before without it" ;;
+		esac
+	done < <(sed -n 's,^\([a-z]*/[0-9]*\) .*\]$,\1,p' "$file".{base,series}.[12] | sort -u)
+	((all)) || not_ok "$config: no test was run"
+	said="$all tests: $with pass with the series, $without without it"
+}
+
+# blktests_status PREFIX NAME: what check says of that test in the runs
+blktests_status() {
+	local n
+	for n in 1 2; do
+		sed -n "s,^$2 .*\[\(.*\)\]\$,\1,p" "$1.$n" | grep . || echo missing
+	done | sort -u | paste -sd/
+}
+
+# blktests_kernel base|series DIR LOG: and its modules, to DIR/modules
+blktests_kernel() {
+	local fragments mode='' from=(guest_checkout series)
+	[[ $1 == series ]] || from=(guest_without base) mode=base
+	mapfile -t fragments < <(uml_fragments)
+	run "$config: check out $1" "$3" "${from[0]}" "$(git_tree rev-parse "${from[1]}")" &&
+		build_kernel um "$config: $1" "$guest" "$2" "$3" "$mode" "${fragments[@]}" "$repo/scripts/configs/blktests" &&
+		rm -rf "$2/modules" &&
+		run "$config: modules" "$3.modules" kmake um -C "$guest" O="$2" INSTALL_MOD_PATH="$2/modules" modules_install
+}
+
 # --- bare roots -----------------------------------------------------------------
 
 # bare SUITE: both commands of the README in a new root of Debian, which has nothing of
