@@ -32,6 +32,7 @@
  *		files opened from now on have ->fallocate
  * punch, nopunch
  *		->fallocate works, or returns EOPNOTSUPP
+ * pseudo	not for data, as procfs and sysfs are (SB_I_NOEXEC); only at mount
  *
  * A remount changes only the options that it names; because mount(8) repeats
  * those that it finds in /proc/self/mountinfo, none are shown there.
@@ -86,6 +87,7 @@ enum wofs_counter {
 	WOFS_READ_BYTES,
 	WOFS_WRITE_BYTES,
 	WOFS_FAULTS,
+	WOFS_NOIO,
 	WOFS_NR_COUNTERS,
 };
 
@@ -102,6 +104,7 @@ static const char * const wofs_counter_names[] = {
 	[WOFS_READ_BYTES]	= "read_bytes",
 	[WOFS_WRITE_BYTES]	= "write_bytes",
 	[WOFS_FAULTS]		= "faults",
+	[WOFS_NOIO]		= "noio",
 };
 
 struct wofs_opts {
@@ -117,6 +120,7 @@ struct wofs_opts {
 	bool aio;
 	bool fallocate;
 	bool punch;
+	bool pseudo;
 };
 
 struct wofs_info {
@@ -199,6 +203,8 @@ static void *wofs_grab_page(struct inode *inode, pgoff_t index)
 
 	if (page)
 		return page;
+	if (!(gfp & __GFP_IO) && !(gfp & __GFP_FS))
+		wofs_count(wofs_info(inode), WOFS_NOIO);
 	page = (void *)get_zeroed_page(gfp);
 	if (!page)
 		return NULL;
@@ -743,6 +749,8 @@ static int wofs_fill_super(struct super_block *sb, struct fs_context *fc)
 	sb->s_op = &wofs_super_ops;
 	sb->s_d_flags = DCACHE_DONTCACHE;
 	sb->s_time_gran = 1;
+	if (opts->pseudo)
+		sb->s_iflags |= SB_I_NOEXEC;
 	sb->s_root = d_make_root(wofs_new_inode(sb, NULL, S_IFDIR | 0755));
 	if (!sb->s_root)
 		return -ENOMEM;
@@ -777,6 +785,7 @@ enum wofs_param {
 	WOFS_OPT_AIO,
 	WOFS_OPT_FALLOCATE,
 	WOFS_OPT_PUNCH,
+	WOFS_OPT_PSEUDO,
 };
 
 static const struct constant_table wofs_param_io[] = {
@@ -821,6 +830,7 @@ static const struct fs_parameter_spec wofs_parameters[] = {
 	fsparam_flag_no("aio",		WOFS_OPT_AIO),
 	fsparam_flag_no("fallocate",	WOFS_OPT_FALLOCATE),
 	fsparam_flag_no("punch",	WOFS_OPT_PUNCH),
+	fsparam_flag("pseudo",		WOFS_OPT_PSEUDO),
 	{}
 };
 
@@ -878,6 +888,9 @@ static int wofs_parse_param(struct fs_context *fc, struct fs_parameter *param)
 		break;
 	case WOFS_OPT_PUNCH:
 		opts->punch = result.boolean;
+		break;
+	case WOFS_OPT_PSEUDO:
+		opts->pseudo = true;
 		break;
 	}
 	return 0;

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <linux/blkpg.h>
 #include <linux/netlink.h>
@@ -78,22 +79,54 @@ static bool uevent_arrives(int fd, const struct loop *lo, double seconds)
 	return false;
 }
 
-TEST_F(refused, uevents)
+/* Uevents from now on; negative if there are none. */
+static int uevent_open(void)
 {
 	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC,
+			NETLINK_KOBJECT_UEVENT);
+
+	if (fd >= 0 && bind(fd, (struct sockaddr *)&addr, sizeof(addr))) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+TEST_F(refused, uevents)
+{
 	char path[64];
 	int fd;
 
-	fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC,
-		    NETLINK_KOBJECT_UEVENT);
+	ASSERT_EQ(refuse(self), -EINVAL);
+	fd = uevent_open();
 	if (fd < 0 && !kernel_config("NET"))
 		SKIP(return, "no uevents (CONFIG_NET)");
 	ASSERT_GE(fd, 0);
 	snprintf(path, sizeof(path), "/sys/block/loop%d/uevent", self->lo.nr);
-	ASSERT_EQ(refuse(self), -EINVAL);
-	ASSERT_EQ(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
 	ASSERT_EQ(write_text(path, "change"), 0);
 	EXPECT_TRUE(uevent_arrives(fd, &self->lo, 2));
+	close(fd);
+}
+
+/* The device changes once: those who look see what it has become. */
+TEST_F(refused, then_one_uevent)
+{
+	struct loop_args args = { .file = self->file };
+	__u64 before, after;
+	int fd = uevent_open();
+
+	if (fd < 0 && !kernel_config("NET"))
+		SKIP(return, "no uevents (CONFIG_NET)");
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(refuse(self), -EINVAL);
+	ASSERT_EQ(ioctl(self->lo.fd, BLKGETDISKSEQ, &before), 0);
+	ASSERT_EQ(loop_configure(self->lo.fd, &args), 0);
+	EXPECT_TRUE(uevent_arrives(fd, &self->lo, 0));
+	EXPECT_FALSE(uevent_arrives(fd, &self->lo, 0));
+	/* another medium */
+	ASSERT_EQ(ioctl(self->lo.fd, BLKGETDISKSEQ, &after), 0);
+	EXPECT_GT(after, before);
 	close(fd);
 }
 
@@ -166,7 +199,7 @@ TEST_F(config, block_size)
 	check_device(_metadata, &self->lo, SIZE, OLD);
 }
 
-/* The size is not known: that is told, and the old size is kept. */
+/* If the size is not known, the ioctl fails and the old size is kept. */
 TEST_F(config, set_capacity_getattr)
 {
 	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
@@ -193,6 +226,27 @@ TEST_F(config, set_status_getattr)
 	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE / 2);
 }
 
+/* The size stays if neither offset nor sizelimit changes, or on an error. */
+TEST_F(config, set_status_size)
+{
+	struct loop_info64 info;
+
+	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
+	ASSERT_EQ(ftruncate(self->file, 2 * SIZE), 0);
+	ASSERT_EQ(loop_status(&self->lo, &info), 0);
+	strcpy((char *)info.lo_file_name, "name");
+	ASSERT_EQ(ioctl(self->lo.fd, LOOP_SET_STATUS64, &info), 0);
+	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE);
+	info.lo_offset = SECTOR;
+	info.lo_encrypt_type = LO_CRYPT_XOR;
+	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_STATUS64, &info), -1);
+	EXPECT_EQ(errno, EINVAL);
+	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE);
+	ASSERT_EQ(loop_status(&self->lo, &info), 0);
+	EXPECT_EQ(info.lo_offset, 0);
+	EXPECT_EQ(strcmp((char *)info.lo_file_name, "name"), 0);
+}
+
 TEST_F(config, configure_getattr)
 {
 	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=getattr"), 0);
@@ -202,16 +256,27 @@ TEST_F(config, configure_getattr)
 
 TEST_F(config, change_fd_getattr)
 {
-	int fd = open(IMAGE, O_RDONLY | O_CLOEXEC);
+	const char *dir = BASE "/other", *failing[] = { WOFS, dir };
+	struct loop_args args = { .flags = LO_FLAGS_READ_ONLY };
+	int fd;
 
-	ASSERT_GE(fd, 0);
-	ASSERT_EQ(config_attach(self, (struct loop_args){
-			.flags = LO_FLAGS_READ_ONLY,
-	}), 0);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=getattr"), 0);
-	EXPECT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, fd), -1);
-	EXPECT_EQ(errno, EIO);
+	ASSERT_EQ(mount_wofs(_metadata, dir, "io=iter"), 0);
+	fd = make_image(_metadata, BASE "/other/image", SIZE, NEW, O_RDONLY);
+	ASSERT_EQ(config_attach(self, args), 0);
+	/* of the file that is bound, and of the other */
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(remount_wofs(failing[i], "fail=eio,fail_op=getattr"),
+			  0);
+		EXPECT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, fd), -1);
+		EXPECT_EQ(errno, EIO);
+		ASSERT_EQ(remount_wofs(failing[i], "fail=none"), 0);
+		check_device(_metadata, &self->lo, SIZE, OLD);
+	}
+	ASSERT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, fd), 0);
+	check_device(_metadata, &self->lo, SIZE, NEW);
 	close(fd);
+	EXPECT_EQ(loop_detach(&self->lo), 0);
+	EXPECT_EQ(umount_soon(dir), 0);
 }
 
 /* So does FUSE for a file that another user has opened. */
@@ -338,6 +403,32 @@ TEST_F(config, default_block_size)
 			.flags = LO_FLAGS_DIRECT_IO,
 	}), 0);
 	EXPECT_EQ(loop_attr(&self->lo, "queue/logical_block_size"), 4096);
+}
+
+/*
+ * Memory for the file is allocated without I/O while it is bound, and no longer.
+ */
+TEST_F(config, gfp_mask)
+{
+	const long page = sysconf(_SC_PAGESIZE);
+	struct loop_args args = { .block_size = 3 };
+	int fd = make_file(WOFS "/empty", 8 * page);
+
+	ASSERT_GE(fd, 0);
+	close(self->file);
+	self->file = fd;
+	ASSERT_EQ(pwrite(fd, "x", 1, 0), 1);
+	EXPECT_EQ(wofs_calls(WOFS, "noio"), 0);
+	EXPECT_EQ(config_attach(self, args), -EINVAL);
+	ASSERT_EQ(pwrite(fd, "x", 1, page), 1);
+	EXPECT_EQ(wofs_calls(WOFS, "noio"), 0);
+	args.block_size = 0;
+	ASSERT_EQ(config_attach(self, args), 0);
+	ASSERT_EQ(pwrite(fd, "x", 1, 2 * page), 1);
+	EXPECT_EQ(wofs_calls(WOFS, "noio"), 1);
+	ASSERT_EQ(loop_detach(&self->lo), 0);
+	ASSERT_EQ(pwrite(fd, "x", 1, 3 * page), 1);
+	EXPECT_EQ(wofs_calls(WOFS, "noio"), 1);
 }
 
 /* It has no size, and that is not an error. */
@@ -500,6 +591,32 @@ TEST_F(config, read_only_mount)
 	close(self->file);
 	self->file = -1;
 	ASSERT_EQ(umount_soon(BASE "/ro"), 0);
+}
+
+/*
+ * A store to memory that was mapped before the device was bound: only the
+ * driver is left to refuse it.
+ */
+TEST_F(config, read_only_mapped)
+{
+	struct loop_args args = {
+		.file = self->file,
+		.flags = LO_FLAGS_READ_ONLY,
+	};
+	struct loop lo;
+	char *memory;
+
+	ASSERT_EQ(loop_add(&lo, O_RDWR), 0);
+	memory = mmap(NULL, KIB(64), PROT_READ | PROT_WRITE, MAP_SHARED, lo.fd,
+		      0);
+	ASSERT_NE(memory, MAP_FAILED);
+	ASSERT_EQ(loop_configure(lo.fd, &args), 0);
+	memset(memory, 'x', KIB(64));
+	EXPECT_EQ(msync(memory, KIB(64), MS_SYNC), -1);
+	EXPECT_EQ(errno, EIO);
+	check_device(_metadata, &lo, SIZE, OLD);
+	ASSERT_EQ(munmap(memory, KIB(64)), 0);
+	EXPECT_EQ(loop_remove(&lo), 0);
 }
 
 /* Neither a device itself, nor what is on it, nor one that is not bound. */

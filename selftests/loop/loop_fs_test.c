@@ -154,8 +154,8 @@ FIXTURE_TEARDOWN(ext4)
 }
 
 /*
- * Files of 1 to 64 KiB with data of their own each. After every one of them
- * that is synced the next may be lost, but not that one.
+ * Files of 1 to 64 KiB, each with different data. A file that has been synced
+ * must not be lost, the next one may be.
  */
 #define MAX_FILES	4096
 #define MAX_FILE_SIZE	KIB(64)
@@ -684,24 +684,18 @@ TEST_F_TIMEOUT(ext4, memory_cgroup, DEADLINE + 60)
 	check_ext4(_metadata, &self->loop);
 }
 
-/* Let allocations that may not sleep fail, or undo that. */
+/* Let allocations that may not sleep fail. */
 #define FAIL_DIR	"/sys/kernel/debug/fail_page_alloc/"
 
-static int fail_page_alloc(const char *probability, const char *times)
-{
-	return write_text(FAIL_DIR "task-filter", "N") ?:
-	       write_text(FAIL_DIR "ignore-gfp-wait", "Y") ?:
-	       write_text(FAIL_DIR "min-order", "0") ?:
-	       write_text(FAIL_DIR "verbose", "0") ?:
-	       write_text(FAIL_DIR "interval", "1") ?:
-	       write_text(FAIL_DIR "times", times) ?:
-	       write_text(FAIL_DIR "probability", probability);
-}
-
-static void stop_failing(const void *unused)
-{
-	fail_page_alloc("0", "1");
-}
+static const char * const fail_values[][2] = {
+	{ FAIL_DIR "probability",	"50" },
+	{ FAIL_DIR "task-filter",	"N" },
+	{ FAIL_DIR "ignore-gfp-wait",	"Y" },
+	{ FAIL_DIR "min-order",		"0" },
+	{ FAIL_DIR "verbose",		"0" },
+	{ FAIL_DIR "interval",		"1" },
+	{ FAIL_DIR "times",		"1000000" },
+};
 
 /*
  * Loop and the block layer below a filesystem have to get along without the
@@ -723,9 +717,11 @@ TEST_F_TIMEOUT(ext4, fail_page_alloc, DEADLINE + 60)
 		return;
 	mount_ext4(_metadata, &self->loop);
 
-	undo = undo_later(_metadata, stop_failing, NULL);
-	snprintf(text, sizeof(text), "%ld", times);
-	ASSERT_EQ(0, fail_page_alloc("50", text));
+	for (unsigned int i = 0; i < ARRAY_SIZE(fail_values); i++)
+		ASSERT_EQ(0, save_setting(fail_values[i][0]));
+	undo = undo_later(_metadata, restore_settings, NULL);
+	for (int i = ARRAY_SIZE(fail_values) - 1; i >= 0; i--)
+		ASSERT_EQ(0, write_text(fail_values[i][0], fail_values[i][1]));
 	/* How many allocations must not sleep depends on the free memory. */
 	for (int i = 0; i < 10; i++) {
 		unlink(MNT "/big");

@@ -4,7 +4,7 @@
  * transfers of the backing file.
  *
  * Each test of the fixture io is run with buffered and with direct I/O to the
- * backing file. What the device was told to hold is compared with what it
+ * backing file. The data that was written is compared with what the device
  * returns and with the backing file.
  */
 #include <pthread.h>
@@ -694,7 +694,7 @@ TEST_F(io, byte_by_byte)
 	check_image(_metadata, self);
 }
 
-/* Where a transfer of FAIL_LEN bytes from the beginning is made to fail. */
+/* Where a transfer of FAIL_LEN bytes from the beginning fails. */
 #define FAIL_LEN	KIB(256)
 static const off_t fail_at[] = { 0, KIB(64) + 1536, KIB(100) + 100, 7 };
 
@@ -808,7 +808,7 @@ TEST_F(io, buffered_enospc)
 		read_image(_metadata, self->buf);
 		ASSERT_EQ(pattern_verify(self->buf + at, SIZE - at, at, OLD),
 			  -1);
-		/* It is told once, and a new write is tried again. */
+		/* It is reported once, and a new write is tried again. */
 		ASSERT_EQ(pwrite(self->lo.fd, self->shadow, FAIL_LEN, 0),
 			  (ssize_t)FAIL_LEN);
 		ASSERT_EQ(fsync(self->lo.fd), 0);
@@ -837,7 +837,7 @@ TEST_F(io, many_in_flight)
 	struct piece pieces[32];
 	size_t len = 5 * SECTOR;
 
-	/* apart from each other: each is a request of its own */
+	/* apart from each other: each is a separate request */
 	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++) {
 		pieces[i].pos = i * KIB(64);
 		pieces[i].len = len;
@@ -1313,6 +1313,84 @@ TEST_F(stacked, configure)
 	EXPECT_EQ(fsync(self->file), -1);
 	EXPECT_EQ(errno, EIO);
 	EXPECT_EQ(fsync(self->file), 0);
+}
+
+/* The same for a device that gets another file */
+TEST_F(stacked, change_fd)
+{
+	ASSERT_EQ(loop_attach(&self->upper, &(struct loop_args){
+			.file = self->file,
+			.mode = O_RDWR,
+			.flags = LO_FLAGS_READ_ONLY,
+	}), 0);
+	ASSERT_EQ(pwrite(self->file, self->buf, KIB(4), 0), (ssize_t)KIB(4));
+	ASSERT_EQ(remount_wofs(WOFS, "fail=eio"), 0);
+	ASSERT_EQ(ioctl(self->upper.fd, LOOP_CHANGE_FD, self->file), 0);
+	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	EXPECT_EQ(fsync(self->file), -1);
+	EXPECT_EQ(errno, EIO);
+	EXPECT_EQ(fsync(self->file), 0);
+}
+
+/* The first 8 KiB have the pattern @seed, in the page cache and below it. */
+static void check_lower(struct __test_metadata *_metadata,
+			FIXTURE_DATA(stacked) * self, unsigned int seed)
+{
+	for (int i = 0; i < 2; i++) {
+		ASSERT_EQ(pread(self->file, self->buf, KIB(8), 0),
+			  (ssize_t)KIB(8));
+		ASSERT_EQ(pattern_verify(self->buf, KIB(8), 0, seed), -1);
+		ASSERT_EQ(fsync(self->file), 0);
+		ASSERT_EQ(ioctl(self->file, BLKFLSBUF), 0);
+	}
+}
+
+/* A request that is refused leaves the page cache alone. */
+TEST_F(stacked, refused_zeroout)
+{
+	check_lower(_metadata, self, OLD);
+	pattern_fill(self->buf, KIB(8), 0, NEW);
+	ASSERT_EQ(pwrite(self->file, self->buf, KIB(8), 0), (ssize_t)KIB(8));
+	EXPECT_EQ(zero_range(self->file, BLKZEROOUT, 512, 512), -EINVAL);
+	EXPECT_EQ(zero_range(self->file, BLKZEROOUT, 0, 512), -EINVAL);
+	EXPECT_EQ(zero_range(self->file, BLKZEROOUT, 0, 0), -EINVAL);
+	EXPECT_EQ(zero_range(self->file, BLKZEROOUT, SIZE - KIB(4), KIB(8)),
+		  -EINVAL);
+	EXPECT_EQ(zero_range(self->file, BLKZEROOUT, -KIB(4), KIB(8)), -EINVAL);
+	check_lower(_metadata, self, NEW);
+}
+
+TEST_F(stacked, read_only_zeroout)
+{
+	int ro = 1;
+
+	pattern_fill(self->buf, KIB(8), 0, NEW);
+	ASSERT_EQ(pwrite(self->file, self->buf, KIB(8), 0), (ssize_t)KIB(8));
+	ASSERT_EQ(ioctl(self->file, BLKROSET, &ro), 0);
+	EXPECT_EQ(zero_range(self->file, BLKZEROOUT, 0, KIB(4)), -EPERM);
+	EXPECT_EQ(fallocate(self->file, FALLOC_FL_ZERO_RANGE, KIB(4), KIB(4)),
+		  -1);
+	EXPECT_EQ(errno, EPERM);
+	ro = 0;
+	ASSERT_EQ(ioctl(self->file, BLKROSET, &ro), 0);
+	check_lower(_metadata, self, NEW);
+}
+
+/* What was written before is not lost if the device cannot punch holes. */
+TEST_F(stacked, refused_punch)
+{
+	ASSERT_EQ(remount_wofs(WOFS, "nopunch"), 0);
+	pattern_fill(self->buf, KIB(8), 0, NEW);
+	ASSERT_EQ(pwrite(self->file, self->buf, KIB(8), 0), (ssize_t)KIB(8));
+	/* the second time the device is not asked */
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(fallocate(self->file, FALLOC_FL_PUNCH_HOLE |
+				    FALLOC_FL_KEEP_SIZE, i * KIB(4), KIB(4)),
+			  -1);
+		EXPECT_EQ(errno, EOPNOTSUPP);
+	}
+	check_lower(_metadata, self, NEW);
+	ASSERT_EQ(remount_wofs(WOFS, "punch"), 0);
 }
 
 /*

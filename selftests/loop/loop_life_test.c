@@ -372,7 +372,79 @@ TEST_F_TIMEOUT(life, memory_limit, 120)
 	undo_now(_metadata, cgroup_undo);
 }
 
-/* Writers in cgroups of their own: the driver has a worker for each. */
+/* A number of memory.stat of the child, or -1. */
+static long long memory_stat(const char *name)
+{
+	char path[128], key[64];
+	long long value, found = -1;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/memory.stat", child);
+	f = fopen(path, "re");
+	if (!f)
+		return -1;
+	while (fscanf(f, "%63s %lld", key, &value) == 2)
+		if (!strcmp(key, name))
+			found = value;
+	fclose(f);
+	return found;
+}
+
+/* Bind and clear, change the file, and have both refused. */
+static int bind_cycles(FIXTURE_DATA(life) * self, struct loop_args args,
+		       int cycles)
+{
+	int small = make_file(WOFS "/small", SECTOR);
+	struct loop lo;
+
+	if (small < 0 || write_child("cgroup.procs", "0"))
+		return 1;
+	while (cycles--) {
+		args.block_size = 3;
+		if (loop_attach(&lo, &args) != -EINVAL)
+			return 2;
+		args.block_size = 0;
+		if (loop_attach(&lo, &args))
+			return 3;
+		if (ioctl(lo.fd, LOOP_CHANGE_FD, small) != -1 ||
+		    errno != EINVAL)
+			return 4;
+		if (ioctl(lo.fd, LOOP_CHANGE_FD, self->file))
+			return 5;
+		if (loop_detach(&lo))
+			return 6;
+	}
+	return 0;
+}
+
+/* A window of 64 KiB that is leaked in each cycle would be 2 MiB. */
+TEST_F_TIMEOUT(life, charged_memory, 120)
+{
+	struct loop_args args = {
+		.file = self->file,
+		.flags = variant->flags | LO_FLAGS_READ_ONLY,
+	};
+	int status;
+	pid_t pid;
+
+	if (make_cgroup(_metadata))
+		return;
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		_exit(bind_cycles(self, args, 32));
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	EXPECT_TRUE(WIFEXITED(status));
+	EXPECT_EQ(WEXITSTATUS(status), 0);
+	EXPECT_GE(memory_stat("kernel"), 0);
+	EXPECT_TRUE(wait_for(memory_stat("kernel") < (long long)MIB(1), SOON))
+		TH_LOG("%lld bytes are still charged", memory_stat("kernel"));
+	EXPECT_EQ(rmdir_soon(child), 0);
+	EXPECT_EQ(rmdir_soon(group), 0);
+	undo_now(_metadata, cgroup_undo);
+}
+
+/* Each writer is in another cgroup: the driver has a worker for each. */
 #define WRITERS		4
 
 static int write_part(const char *dev, int part)
@@ -426,17 +498,22 @@ TEST_F_TIMEOUT(life, cgroup_writers, 60)
 	undo_now(_metadata, cgroup_undo);
 }
 
-/* Injected faults are told as that, or as nothing if it works without. */
+/* An injected fault is an error, unless the driver can do without. */
 #define DEBUG		BASE "/debug"
 
+static pid_t faults_undo;
+
+/* The test calls undo_now(_metadata, faults_undo) at its end. */
 static int set_up_faults(struct __test_metadata *_metadata)
 {
-	static const char * const settings[][2] = {
+	static const char * const values[][2] = {
 		{ DEBUG "/failslab/ignore-gfp-wait", "N" },
 		{ DEBUG "/failslab/verbose", "0" },
+		{ DEBUG "/failslab/times", "1" },
 		{ DEBUG "/fail_page_alloc/ignore-gfp-wait", "N" },
 		{ DEBUG "/fail_page_alloc/min-order", "0" },
 		{ DEBUG "/fail_page_alloc/verbose", "0" },
+		{ DEBUG "/fail_page_alloc/times", "1" },
 	};
 
 	if (!env_number("LOOP_TEST_FAULTS", 0))
@@ -446,24 +523,28 @@ static int set_up_faults(struct __test_metadata *_metadata)
 		ASSERT_EQ(errno, ENODEV);
 		SKIP(return -1, "no debugfs (CONFIG_DEBUG_FS)");
 	}
-	for (unsigned int i = 0; i < ARRAY_SIZE(settings); i++) {
-		int err = write_text(settings[i][0], settings[i][1]);
+	for (unsigned int i = 0; i < ARRAY_SIZE(values); i++) {
+		int err = save_setting(values[i][0]);
 
 		if (err == -ENOENT)
 			SKIP(return -1,
 			     "no %s (CONFIG_FAILSLAB, CONFIG_FAIL_PAGE_ALLOC, CONFIG_FAULT_INJECTION_DEBUG_FS)",
-			     settings[i][0]);
+			     values[i][0]);
 		ASSERT_EQ(err, 0);
 	}
+	faults_undo = undo_later(_metadata, restore_settings, NULL);
+	for (unsigned int i = 0; i < ARRAY_SIZE(values); i++)
+		ASSERT_EQ(write_text(values[i][0], values[i][1]), 0);
 	return 0;
 }
 
 /*
- * LOOP_CONFIGURE with the @nth allocation failing. @faults is fail-nth of this
- * thread; *@injected tells whether there were that many.
+ * LOOP_CONFIGURE, or LOOP_CHANGE_FD of a bound device, with the @nth allocation
+ * failing. @faults is fail-nth of this thread; *@injected tells whether there
+ * were that many.
  */
-static int configure_failing(int faults, int nth, const struct loop *lo,
-			     const struct loop_args *args, bool *injected)
+static int bind_failing(int faults, int nth, const struct loop *lo, bool bound,
+			const struct loop_args *args, bool *injected)
 {
 	char text[16] = {};
 	int err, n;
@@ -471,7 +552,10 @@ static int configure_failing(int faults, int nth, const struct loop *lo,
 	n = snprintf(text, sizeof(text), "%d", nth);
 	if (pwrite(faults, text, n, 0) != n)
 		return -errno;
-	err = loop_configure(lo->fd, args);
+	if (bound)
+		err = ioctl(lo->fd, LOOP_CHANGE_FD, args->file) ? -errno : 0;
+	else
+		err = loop_configure(lo->fd, args);
 	if (pread(faults, text, sizeof(text) - 1, 0) <= 0 ||
 	    pwrite(faults, "0", 1, 0) != 1)
 		return -errno;
@@ -483,40 +567,49 @@ TEST_F_TIMEOUT(life, failing_allocations, 120)
 {
 	struct loop_args args = {
 		.file = self->file,
-		.flags = variant->flags,
+		.flags = variant->flags | LO_FLAGS_READ_ONLY,
 	};
-	int failed = 0, nth, err, faults;
-	bool injected = true;
+	int failed[2] = {}, nth, err, faults;
+	bool injected;
 	struct loop lo;
 
 	if (set_up_faults(_metadata))
 		return;
 	faults = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 	ASSERT_GE(faults, 0);
-	for (nth = 1; injected; nth++) {
-		ASSERT_LT(nth, 1000);
-		/* a new one allocates what others have already */
-		ASSERT_EQ(loop_add(&lo, O_RDWR), 0);
-		err = configure_failing(faults, nth, &lo, &args, &injected);
-		if (err) {
-			failed++;
-			EXPECT_EQ(err, -ENOMEM)
-				TH_LOG("allocation %d", nth);
-			EXPECT_FALSE(loop_bound(&lo));
-			EXPECT_EQ(loop_configure(lo.fd, &args), 0);
+	for (int bound = 0; bound < 2; bound++) {
+		injected = true;
+		for (nth = 1; injected; nth++) {
+			ASSERT_LT(nth, 1000);
+			/* a new one allocates what others have already */
+			ASSERT_EQ(loop_add(&lo, O_RDWR), 0);
+			if (bound)
+				ASSERT_EQ(loop_configure(lo.fd, &args), 0);
+			err = bind_failing(faults, nth, &lo, bound, &args,
+					   &injected);
+			if (err) {
+				failed[bound]++;
+				EXPECT_EQ(err, -ENOMEM)
+					TH_LOG("allocation %d", nth);
+				EXPECT_EQ(loop_bound(&lo), bound);
+			}
+			if (err && !bound)
+				EXPECT_EQ(loop_configure(lo.fd, &args), 0);
+			check_device(_metadata, &lo, SIZE, OLD);
+			ASSERT_EQ(loop_remove(&lo), 0);
 		}
-		check_device(_metadata, &lo, SIZE, OLD);
-		ASSERT_EQ(loop_remove(&lo), 0);
 	}
-	/* those of the workqueue at least */
-	EXPECT_GT(failed, 0);
+	/* those of the workqueue at least, and of the window */
+	EXPECT_GT(failed[0], 0);
+	EXPECT_EQ(failed[1] > 0, variant->window);
 	close(faults);
+	undo_now(_metadata, faults_undo);
 }
 
 /*
  * A write to a read-only device is refused by the driver if nothing above does:
  * here through memory that was mapped before the device became read only. The
- * memory cgroup of the writer goes away nevertheless.
+ * memory cgroup of the writer goes away.
  */
 FIXTURE(cgroup) {
 	struct loop lo;

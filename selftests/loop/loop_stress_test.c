@@ -3,11 +3,11 @@
  * I/O on loop devices while everything about them changes, and while what the
  * kernel does for them fails.
  *
- * Each writer has a part of the device of its own, and knows of each block which
+ * Each writer has another part of the device, and knows for each block which
  * version of its data may be there: the last one that was written with success,
  * or one of those that failed since. Whatever is read must be one of them, both
- * meanwhile and at the end, from the device and from the backing file. So errors
- * that are not reported show, and so do bytes from elsewhere.
+ * during the test and at its end, from the device and from the backing file. So
+ * errors that are not reported are found, and bytes from elsewhere, too.
  *
  * LOOP_TEST_SECONDS=N  for each test without faults (default 10); one with
  *			faults takes a fifth of that
@@ -242,7 +242,7 @@ static void check_all(struct stress *st, int fd, const char *where)
 	free(buf);
 }
 
-/* --- what changes meanwhile ---------------------------------------------- */
+/* --- what changes at the same time ---------------------------------------- */
 
 struct change {
 	const char *name;
@@ -723,6 +723,26 @@ static int set_fault(const char *fault, const char *name, const char *value)
 	return err == -ENOENT ? 0 : err;	/* not all have all */
 }
 
+/* The first one stops the faults. */
+static int save_faults(const char *fault)
+{
+	static const char * const names[] = {
+		"probability", "task-filter", "ignore-gfp-wait", "min-order",
+		"verbose", "interval", "times",
+	};
+	char path[128];
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(names); i++) {
+		int err;
+
+		snprintf(path, sizeof(path), DEBUG "/%s/%s", fault, names[i]);
+		err = save_setting(path);
+		if (err && err != -ENOENT)
+			return err;
+	}
+	return 0;
+}
+
 static int start_faults(const char *fault, const char *percent)
 {
 	char times[16];
@@ -740,9 +760,15 @@ static int start_faults(const char *fault, const char *percent)
 }
 
 /* As long as there are faults that can fail as well. */
-static void stop_faults(const void *fault)
+static void stop_faults(const char *fault)
 {
 	wait_for(!set_fault(fault, "probability", "0"), SOON);
+}
+
+static void undo_faults(const void *fault)
+{
+	stop_faults(fault);
+	restore_settings(NULL);
 	set_fault(fault, "inject", "");
 }
 
@@ -822,7 +848,6 @@ FIXTURE_TEARDOWN(faults)
 {
 	struct stress *st = &self->st;
 
-	stop_faults(variant->fault);
 	EXPECT_EQ(loop_detach(&st->main), 0);
 	close(st->image);
 	if (st->lower.fd >= 0) {
@@ -862,7 +887,8 @@ TEST_F_TIMEOUT(faults, model, 4 * 3600)
 	if (requests)
 		ASSERT_EQ(fail_requests_of(&st->lower, "1"), 0);
 	start_writers(_metadata, st, writers);
-	undo = undo_later(_metadata, stop_faults, variant->fault);
+	ASSERT_EQ(save_faults(variant->fault), 0);
+	undo = undo_later(_metadata, undo_faults, variant->fault);
 	poll(NULL, 0, 200);	/* what was printed is through all pipes */
 	ASSERT_EQ(start_faults(variant->fault, variant->percent), 0);
 	while (now() < end && !stopped(st)) {
@@ -875,8 +901,9 @@ TEST_F_TIMEOUT(faults, model, 4 * 3600)
 		__atomic_store_n(&st->go, false, __ATOMIC_RELAXED);
 		poll(NULL, 0, 10);
 	}
-	undo_now(_metadata, undo);
+	stop_faults(variant->fault);
 	faults = faults_so_far(variant->fault);
+	undo_now(_metadata, undo);
 	if (requests)
 		ASSERT_EQ(fail_requests_of(&st->lower, "0"), 0);
 	__atomic_store_n(&st->stop, true, __ATOMIC_RELAXED);

@@ -2,7 +2,7 @@
 /*
  * Helpers for the tests of the loop driver.
  *
- * Each test runs in a private mount namespace on its own filesystems and uses
+ * Each test runs in a private mount namespace on private filesystems and uses
  * autoclear loop devices, so a killed test leaves nothing behind.
  *
  * Most backing files are on wofs, the test filesystem that chooses which
@@ -43,7 +43,7 @@
 
 #include "../kselftest_harness.h"
 
-#define BASE		"/mnt"		/* a tmpfs of our own is mounted on it */
+#define BASE		"/mnt"		/* a private tmpfs is mounted on it */
 #define WOFS		BASE "/wofs"
 #define LOG		BASE "/log"
 
@@ -244,7 +244,7 @@ static __maybe_unused int loop_open_free(struct loop *lo, int mode)
 
 /*
  * Bind a free loop device. Another process may be quicker: EBUSY from the
- * ioctl, or ENXIO from open() if it has let go of the device again.
+ * ioctl, or ENXIO from open() if it has cleared the device again.
  */
 static __maybe_unused int loop_attach(struct loop *lo,
 				      const struct loop_args *args)
@@ -370,28 +370,6 @@ static __maybe_unused bool no_user_window(void)
 	SKIP(statement,							\
 	     "loop needs iter methods (CONFIG_BLK_DEV_LOOP_USER_WINDOW)")
 
-/* Bind a device to @path. Non-zero if that has marked the test as skipped. */
-static __maybe_unused int loop_attach_path(struct __test_metadata *_metadata,
-					   struct loop *lo, const char *path,
-					   int mode, __u32 flags)
-{
-	struct loop_args args = { .mode = mode, .flags = flags };
-	struct loop_info64 info;
-	int err;
-
-	args.file = open(path, O_RDWR | O_CLOEXEC);
-	ASSERT_GE(args.file, 0);
-	err = loop_attach(lo, &args);
-	close(args.file);
-	if (err == -EINVAL && no_user_window())
-		SKIP_NO_USER_WINDOW(return -1);
-	ASSERT_EQ(err, 0);
-	ASSERT_EQ(loop_status(lo, &info), 0);
-	ASSERT_EQ(info.lo_flags & LO_FLAGS_DIRECT_IO,
-		  flags & LO_FLAGS_DIRECT_IO);
-	return 0;
-}
-
 /*
  * Data that depends on its position @pos, in bytes, and on @seed: data that is
  * from elsewhere or from earlier is not taken for right.
@@ -452,7 +430,7 @@ struct piece {
 
 /*
  * IOCB_CMD_PREAD or IOCB_CMD_PWRITE all pieces, submitted at once, and wait for
- * them. The error is that of submitting; some may be done nevertheless.
+ * them. The error is that of submitting; even then some may have been done.
  */
 static __maybe_unused int rw_pieces(aio_context_t ctx, int fd, int opcode,
 				    struct piece *pieces, int nr)
@@ -537,8 +515,8 @@ static __maybe_unused bool wait_child(pid_t pid, int *status, double seconds)
 }
 
 /*
- * Undo something that would outlive a killed test: in a process of its own,
- * when the test asks for it or is dead.
+ * Undo something that would outlive a killed test: in a separate process, when
+ * the test asks for it or is dead.
  */
 static __maybe_unused pid_t undo_later(struct __test_metadata *_metadata,
 				       void (*undo)(const void *arg),
@@ -735,16 +713,6 @@ static __maybe_unused int odd_pieces(struct iovec *iov, int max,
 		p += piece + SECTOR;
 	}
 	return len ? -1 : n;
-}
-
-/* splitmix64 */
-static __maybe_unused __u64 rnd(__u64 *rng)
-{
-	__u64 z = *rng += 0x9e3779b97f4a7c15;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-	return z ^ (z >> 31);
 }
 
 #endif /* LOOP_TEST_H */

@@ -239,6 +239,27 @@ TEST_F(window, fanotify_denies_read)
 	EXPECT_EQ(pread(self->direct, self->buf, SECTOR, 0), SECTOR);
 }
 
+/* What does not fit in the window takes another call. */
+TEST_F(window, calls)
+{
+	const size_t len = KIB(64);
+	long long before = wofs_calls(WOFS, "write");
+
+	ASSERT_EQ(pwrite(self->direct, self->buf, len, 0), (ssize_t)len);
+	EXPECT_EQ(wofs_calls(WOFS, "write"), before + 1);
+	ASSERT_EQ(pwrite(self->direct, self->buf, len + SECTOR, 0),
+		  (ssize_t)(len + SECTOR));
+	EXPECT_EQ(wofs_calls(WOFS, "write"), before + 3);
+
+	/* An error after one more byte: the driver does not retry without end. */
+	before = wofs_calls(WOFS, "write");
+	ASSERT_EQ(remount_wofs(WOFS, "fail=enospc,fail_at=%zu", len + 1), 0);
+	EXPECT_LT(pwrite(self->direct, self->buf, 2 * len, 0),
+		  (ssize_t)(2 * len));
+	EXPECT_LE(wofs_calls(WOFS, "write"), before + 10);
+	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+}
+
 /* A device on a file of wofs. */
 FIXTURE(methods) {
 	struct loop lo;
@@ -399,6 +420,58 @@ TEST_F(methods, log)
 	ASSERT_EQ(loop_detach(&self->lo), 0);
 	EXPECT_FALSE(klog_wait(fd, name, IMAGE_NAME, 0));
 	close(fd);
+}
+
+/* No window is made for a file that needs none. */
+TEST_F(methods, no_log)
+{
+	struct loop_args args = { .mode = O_RDWR };
+	int fd = klog_open();
+	char name[32];
+
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(remount_wofs(WOFS, "io=mixed"), 0);
+	args.file = open(IMAGE, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(args.file, 0);
+	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
+	close(args.file);
+	EXPECT_EQ(is_read_only(self->lo.fd), 1);
+	snprintf(name, sizeof(name), "loop%d", self->lo.nr);
+	EXPECT_FALSE(klog_wait(fd, name, IMAGE_NAME, 0));
+	close(fd);
+}
+
+/* Filesystems that are not for data: only iter methods are called. */
+TEST_F(methods, pseudo)
+{
+	static const struct {
+		const char *io;
+		int flags, result;
+	} cases[] = {
+		{ "iter",  O_RDWR,   0 },
+		{ "iter",  O_RDONLY, 0 },
+		{ "write", O_RDWR,   -EINVAL },
+		{ "write", O_RDONLY, -EINVAL },
+		{ "mixed", O_RDWR,   -EINVAL },
+		{ "mixed", O_RDONLY, 0 },
+		{ "none",  O_RDWR,   0 },
+		{ "read",  O_RDONLY, -EINVAL },
+	};
+	const char *dir = BASE "/pseudo", *image = BASE "/pseudo/image";
+	struct loop_args args = { .mode = O_RDWR };
+
+	ASSERT_EQ(mount_wofs(_metadata, dir, "pseudo"), 0);
+	close(make_image(_metadata, image, SIZE, NEW, O_RDWR));
+	for (unsigned int i = 0; i < ARRAY_SIZE(cases); i++) {
+		ASSERT_EQ(remount_wofs(dir, "io=%s", cases[i].io), 0);
+		args.file = open(image, cases[i].flags | O_CLOEXEC);
+		ASSERT_GE(args.file, 0);
+		EXPECT_EQ(loop_attach(&self->lo, &args), cases[i].result)
+			TH_LOG("io=%s", cases[i].io);
+		close(args.file);
+		EXPECT_EQ(loop_detach(&self->lo), 0);
+	}
+	EXPECT_EQ(umount_soon(dir), 0);
 }
 
 /*

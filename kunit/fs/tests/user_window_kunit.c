@@ -960,7 +960,7 @@ static void window_sizes(struct kunit *test)
 
 /*
  * 4096 windows of 128 bytes at least, not counting their pages, would be 512 KiB.
- * The counter is off by less, and others allocate less meanwhile.
+ * The counter is off by less, and others allocate less during that time.
  */
 static void window_frees_its_memory(struct kunit *test)
 {
@@ -982,7 +982,7 @@ static void window_frees_its_memory(struct kunit *test)
 	KUNIT_EXPECT_LT(test, after, before + SZ_512K / PAGE_SIZE);
 }
 
-/* window_exit() checks that the pages which could be had are free again. */
+/* window_exit() checks that the pages which were allocated are free again. */
 static void window_enomem(struct kunit *test)
 {
 	struct window_test *t = test->priv;
