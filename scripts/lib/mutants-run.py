@@ -43,7 +43,7 @@ PROGRAMS = {
 # The time limit of a test is FACTOR times what it took without a mutant, plus MORE seconds:
 # other programs may use the processors, too.
 FACTOR, MORE = 8, 7
-LONG = 8000     # milliseconds: too long, of a kselftest
+LONG = 12000    # milliseconds: too long, of a kselftest
 KILLS = collections.Counter()
 
 

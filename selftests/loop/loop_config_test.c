@@ -682,7 +682,7 @@ static void *read_backing_file(void *arg)
 }
 
 /* Reads of the attribute hold no reference to the file. */
-TEST_F(config, change_fd_backing_file)
+TEST_F_TIMEOUT(config, change_fd_backing_file, 60)
 {
 	int fd;
 	pthread_t reader;
@@ -695,7 +695,7 @@ TEST_F(config, change_fd_backing_file)
 	}), 0);
 	ASSERT_EQ(pthread_create(&reader, NULL, read_backing_file, &self->lo),
 		  0);
-	for (int i = 0; i < 300; i++) {
+	for (int i = 0; i < 100; i++) {
 		/* opened for this, so that the device has the last reference */
 		fd = open(i % 2 ? IMAGE : WOFS "/other", O_RDONLY | O_CLOEXEC);
 		ASSERT_GE(fd, 0);
