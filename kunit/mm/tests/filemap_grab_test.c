@@ -638,16 +638,21 @@ static void grab_enomem(struct kunit *test)
 	ft_expect_cache(test, place);
 }
 
-/* With a folio present before and behind each hole. */
+/*
+ * With a folio present before and behind each hole.  After the first hole, each
+ * index has a call.
+ */
 static void grab_enomem_alternating(struct kunit *test)
 {
 	int place = ft_place(test);
+	struct ft *t = test->priv;
 
 	for (int i = 0; i < FT_PLACES; i++)
 		ft_add(test, 2 * i);
-	ft_interfere(test, place, ft_enomem);
+	ft_interfere(test, 2 * place, ft_enomem);
 	KUNIT_EXPECT_EQ(test, ft_grab(test, 0, 2 * FT_PLACES - 1, FT_CREAT),
 			-ENOMEM);
+	KUNIT_EXPECT_EQ(test, t->calls, 2 * place + 1);
 	ft_expect_cache(test, FT_PLACES + place);
 }
 
