@@ -6,7 +6,7 @@
  * goes block by block through ntfs_compress_write(): take the folios of the
  * block, copy from the user's buffer, compress, allocate clusters, write. What
  * write() returned must be what the file holds, in the page cache and on disk,
- * wherever the block is and whatever happens to the buffer meanwhile.
+ * wherever the block is and whatever happens to the buffer in between.
  *
  * Everything is on a tmpfs in a mount namespace of the test's own: an NTFS
  * image made by mkntfs, behind a loop device that clears itself. A test that is
@@ -32,6 +32,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
@@ -464,8 +465,8 @@ struct saboteur {
 	void *last;		/* page the write faults on */
 	void *data;		/* what is in it */
 	size_t page;
-	void *victim;		/* page to take away meanwhile */
-	bool unmap;		/* for good, or only until the next access */
+	void *victim;		/* page to take away during the write */
+	bool unmap;		/* or only until the next access */
 	int error;
 };
 
@@ -1527,6 +1528,165 @@ TEST_F(file, stores_to_a_mapping_of_a_resident_file)
 	close(expect_data_everywhere(_metadata, &self->vol, fd, self->data,
 				     RESIDENT, 0));
 	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * A file grows out of its MFT record again and again. Others read it, store to a
+ * mapping of it and write that back: all that takes mrec_lock with the folio
+ * locked.
+ */
+#define GROW_SECONDS	10
+
+struct growing {
+	int fd;
+	int byte;		/* a file with the first byte */
+	unsigned char *map;
+	const unsigned char *data;
+	size_t len;
+	int done;
+};
+
+static void *read_growing(void *arg)
+{
+	struct growing *g = arg;
+	unsigned char buf[RESIDENT];
+	ssize_t n, i;
+
+	while (!__atomic_load_n(&g->done, __ATOMIC_RELAXED)) {
+		posix_fadvise(g->fd, 0, 0, POSIX_FADV_DONTNEED);
+		n = pread(g->fd, buf, RESIDENT, 0);
+		if (n < 0)
+			_exit(2);
+		/* extended, and not yet written */
+		for (i = 0; i < n; i++)
+			if (buf[i] && buf[i] != g->data[i])
+				_exit(3);
+	}
+	return NULL;
+}
+
+static void *store_growing(void *arg)
+{
+	struct growing *g = arg;
+
+	/* Not by this thread: while the file is empty, that raises SIGBUS. */
+	while (!__atomic_load_n(&g->done, __ATOMIC_RELAXED)) {
+		if (pread(g->byte, g->map, 1, 0) != 1 && errno != EFAULT)
+			_exit(6);
+		sync_file_range(g->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+	}
+	return NULL;
+}
+
+static void grow_and_read(struct growing *g)
+{
+	time_t end = time(NULL) + GROW_SECONDS;
+	pthread_t thread[3];
+	int i;
+
+	for (i = 0; i < 3; i++)
+		if (pthread_create(&thread[i], NULL,
+				   i ? store_growing : read_growing, g))
+			_exit(4);
+	while (time(NULL) < end)
+		if (ftruncate(g->fd, 0) ||
+		    pwrite(g->fd, g->data, RESIDENT, 0) != RESIDENT ||
+		    usleep(100) ||
+		    pwrite(g->fd, g->data + RESIDENT, g->len - RESIDENT,
+			   RESIDENT) != g->len - RESIDENT)
+			_exit(5);
+	__atomic_store_n(&g->done, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < 3; i++)
+		pthread_join(thread[i], NULL);
+	_exit(0);
+}
+
+TEST_F_TIMEOUT(file, resident_file_grows_and_is_read, 120)
+{
+	struct growing g = {
+		.data = self->data,
+		.len = 2 * self->vol.page,
+	};
+	int i, status = -1;
+	pid_t pid;
+
+	g.fd = create_resident(_metadata, self, &g.map);
+	fill(self->data, g.len, 0, 'a');
+	g.byte = open(BASE "/byte", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(g.byte, 0);
+	ASSERT_EQ(pwrite(g.byte, self->data, 1, 0), 1);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		grow_and_read(&g);
+	/* No signal ends it if it hangs. */
+	for (i = 0; i < 6000 && waitpid(pid, &status, WNOHANG) != pid; i++)
+		poll(NULL, 0, 10);
+	ASSERT_EQ(status, 0);
+	ASSERT_EQ(munmap(g.map, self->vol.page), 0);
+	ASSERT_EQ(close(g.byte), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, g.fd, self->data,
+				     g.len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/* A store to a mapping that is not written back when the file grows. */
+TEST_F(file, resident_file_grows_after_a_store)
+{
+	size_t len = 2 * self->vol.page;
+	unsigned char *map;
+	int fd;
+
+	fd = create_resident(_metadata, self, &map);
+	fill(self->data, len, 0, 'a');
+	fill(self->data, 100, 0, 'Q');
+	memcpy(map, self->data, 100);
+	ASSERT_EQ(pwrite(fd, self->data + RESIDENT, len - RESIDENT, RESIDENT),
+		  len - RESIDENT);
+	ASSERT_EQ(munmap(map, self->vol.page), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, self->data,
+				     len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/* A file grows below a mapping: old contents of the disk are past its data. */
+static void expect_grows_mapped(struct __test_metadata *_metadata,
+				FIXTURE_DATA(file) * self, bool preallocate)
+{
+	size_t page = self->vol.page, len = 8 * page;
+	unsigned char *map, *want = calloc(1, len);
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	fill(want, page, 0, 'a');
+	ASSERT_EQ(pwrite(fd, want, page, 0), page);
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(preallocate ? fallocate(fd, 0, 0, len) :
+				ftruncate(fd, len), 0);
+	fill(want + 5 * page, page, 0, 'Q');
+	memcpy(map + 5 * page, want + 5 * page, page);
+	ASSERT_EQ(msync(map, len, MS_SYNC), 0);
+	ASSERT_EQ(madvise(map, len, MADV_DONTNEED), 0);
+	ASSERT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	expect_data(_metadata, fd, want, len, 0, "mapped");
+	ASSERT_EQ(munmap(map, len), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(file, mapped_file_is_extended)
+{
+	expect_grows_mapped(_metadata, self, false);
+}
+
+TEST_F(file, mapped_file_is_preallocated)
+{
+	expect_grows_mapped(_metadata, self, true);
 }
 
 #define FAILSLAB	"/sys/kernel/debug/failslab/"

@@ -378,7 +378,7 @@ static void *write_until_error(void *arg)
 
 /*
  * It is not enough that the writer waits for the first page: it takes the locks
- * one by one and lets go of them before it takes all. Meet it in between.
+ * one by one and unlocks them before it locks all. Meet it in between.
  */
 static void write_back_until_error(void *arg)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Helpers for tests of filesystems on an image of their own.
+ * Helpers for tests of filesystems, each on a private image.
  *
  * Everything is on a tmpfs in a mount namespace of the test's own, and every
  * loop device clears itself: what is killed leaves nothing.
@@ -216,8 +216,8 @@ static __maybe_unused int image_mount(struct image *im, const char *fstype,
 }
 
 /*
- * Unmount, once the last fput() of what was there has been done, and let go of
- * the device: im->path can be looked at and changed.
+ * Unmount, once the last fput() of what was there has been done, and release the
+ * device: im->path can be looked at and changed.
  */
 static __maybe_unused int image_umount(struct image *im)
 {

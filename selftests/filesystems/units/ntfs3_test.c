@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <linux/falloc.h>
+#include <linux/fiemap.h>
 #include <linux/userfaultfd.h>
 
 #include "wof_image.h"
@@ -174,7 +175,7 @@ struct readers {
 	unsigned int next;	/* number of the thread that starts next */
 };
 
-/* Each reader has a page of the frame of its own, as far away as it can be. */
+/* Each reader has a different page of the frame, as far away as possible. */
 static void *read_a_page(void *arg)
 {
 	struct readers *readers = arg;
@@ -467,7 +468,7 @@ TEST_F(lznt, writes_all_of_an_unreadable_frame)
 
 /*
  * The end of the last frame is beyond the end of the file, so it is not read
- * for a write to the rest of the frame.  It is zero nevertheless.
+ * for a write to the rest of the frame.  It is zero all the same.
  */
 TEST_F(lznt, writes_up_to_the_end_of_an_unreadable_file)
 {
@@ -960,7 +961,7 @@ TEST_F(lznt, no_space_for_a_frame)
 	free(data);
 }
 
-/* Move the image to wofs, where writes can be made to fail. */
+/* Move the image to wofs, which makes writes fail on request. */
 static void move_to_wofs(struct __test_metadata *_metadata,
 			 FIXTURE_DATA(lznt) * self)
 {
@@ -1015,7 +1016,7 @@ struct growing {
 	int fd;
 	const uint8_t *want;
 	size_t len;
-	int (*meanwhile)(int fd);
+	int (*during)(int fd);
 };
 
 static void *grow(void *arg)
@@ -1035,7 +1036,7 @@ static void grow_and(void *arg)
 	if (pthread_create(&thread, NULL, grow, g))
 		_exit(2);
 	poll(NULL, 0, 500);
-	if (g->meanwhile(g->fd))
+	if (g->during(g->fd))
 		_exit(3);
 	pthread_join(thread, NULL);
 }
@@ -1043,9 +1044,9 @@ static void grow_and(void *arg)
 /* The allocation of clusters waits for the bitmap, the other for the file. */
 static void expect_grows(struct __test_metadata *_metadata,
 			 FIXTURE_DATA(lznt) * self, int fd,
-			 int (*meanwhile)(int fd))
+			 int (*during)(int fd))
 {
-	struct growing g = { fd, self->want, self->page, meanwhile };
+	struct growing g = { fd, self->want, self->page, during };
 
 	drop_clean_caches();
 	fail_writes(_metadata, "delay=1000");
@@ -1146,6 +1147,309 @@ TEST_F(lznt, refuses_stores_to_mappings)
 	EXPECT_EQ(-EINTR, in_child(store, p, SOON));
 	ASSERT_EQ(0, munmap(p, self->page));
 	expect_file(_metadata, self);
+}
+
+/*
+ * So many runs that some are dropped from memory again: those that one task has
+ * loaded must not be dropped by another one.
+ */
+#define NR_RUNS		3000
+
+static void *read_any_frame(void *arg)
+{
+	struct readers *readers = arg;
+	unsigned int seed = __atomic_fetch_add(&readers->next, 1,
+					       __ATOMIC_RELAXED);
+
+	pthread_barrier_wait(&readers->start);
+	while (__atomic_load_n(&readers->rounds, __ATOMIC_RELAXED)) {
+		off_t at = rand_r(&seed) % readers->frames * readers->frame;
+		uint8_t byte;
+
+		posix_fadvise(readers->fd, at, readers->frame,
+			      POSIX_FADV_DONTNEED);
+		if (pread(readers->fd, &byte, 1, at + 1) != 1) {
+			dprintf(STDOUT_FILENO, "read: %s\n", strerror(errno));
+			_exit(1);
+		}
+		if (byte != 'x') {
+			dprintf(STDOUT_FILENO, "0x%02x at %lld\n", byte,
+				(long long)at + 1);
+			_exit(4);
+		}
+	}
+	return NULL;
+}
+
+static void read_and_write_any_frame(void *arg)
+{
+	struct readers *readers = arg;
+	pthread_t thread[NR_READERS];
+	unsigned int seed = 100, i;
+
+	pthread_barrier_init(&readers->start, NULL, NR_READERS + 1);
+	for (i = 0; i < NR_READERS; i++)
+		if (pthread_create(&thread[i], NULL, read_any_frame, readers))
+			_exit(2);
+	pthread_barrier_wait(&readers->start);
+	for (i = 0; i < 3000; i++) {
+		off_t at = rand_r(&seed) % readers->frames * readers->frame;
+
+		posix_fadvise(readers->fd, at, readers->frame,
+			      POSIX_FADV_DONTNEED);
+		if (pwrite(readers->fd, "y", 1, at) != 1) {
+			dprintf(STDOUT_FILENO, "write: %s\n", strerror(errno));
+			_exit(3);
+		}
+	}
+	__atomic_store_n(&readers->rounds, 0, __ATOMIC_RELAXED);
+	for (i = 0; i < NR_READERS; i++)
+		pthread_join(thread[i], NULL);
+}
+
+TEST_F_TIMEOUT(lznt, many_runs, 2 * BUSY)
+{
+	struct readers readers = {
+		.frame = self->frame,
+		.frames = NR_RUNS / 2,
+		.rounds = 1,
+	};
+	uint8_t *buf = malloc(self->frame);
+	unsigned int i;
+
+	if (variant->cluster != 512)
+		SKIP(return, "one cluster size is enough");
+	ASSERT_NE(NULL, buf);
+	memset(buf, 'x', self->frame);
+	readers.fd = open_file(_metadata, &self->im, "runs", O_CREAT | O_RDWR);
+	make_compressed(_metadata, readers.fd);
+	/* clusters and a hole */
+	for (i = 0; i < readers.frames; i++)
+		ASSERT_EQ(self->frame, pwrite(readers.fd, buf, self->frame,
+					      i * self->frame));
+	ASSERT_EQ(0, fsync(readers.fd));
+	EXPECT_EQ(0, in_child(read_and_write_any_frame, &readers, BUSY));
+	ASSERT_EQ(0, close(readers.fd));
+	free(buf);
+}
+
+/* Stores to a mapping that is made writable later, past the valid size. */
+TEST_F(lznt, mapping_is_made_writable)
+{
+	size_t page = self->page, len = 8 * page;
+	uint8_t *map, *want = calloc(1, len);
+	int fd;
+
+	ASSERT_NE(NULL, want);
+	fd = open_file(_metadata, &self->im, "plain", O_CREAT | O_RDWR);
+	pattern_fill(want, page, 0, 1);
+	ASSERT_EQ(page, pwrite(fd, want, page, 0));
+	ASSERT_EQ(0, ftruncate(fd, len));
+	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(0, map[6 * page]);
+	ASSERT_EQ(0, mprotect(map + 4 * page, 4 * page,
+			      PROT_READ | PROT_WRITE));
+	pattern_fill(want + 5 * page, page, 5 * page, 1);
+	memcpy(map + 5 * page, want + 5 * page, page);
+	ASSERT_EQ(0, msync(map, len, MS_SYNC));
+	ASSERT_EQ(0, munmap(map, len));
+	expect_data(_metadata, fd, want, len, 0, "warm");
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	expect_data(_metadata, fd, want, len, 0, "cold");
+	ASSERT_EQ(0, close(fd));
+	remount(_metadata, self);
+	fd = open_file(_metadata, &self->im, "plain", O_RDONLY);
+	expect_data(_metadata, fd, want, len, 0, "after remount");
+	ASSERT_EQ(0, close(fd));
+	free(want);
+}
+
+/* A file grows below a mapping: old contents of the disk are past its data. */
+static void expect_grows_mapped(struct __test_metadata *_metadata,
+				FIXTURE_DATA(lznt) * self, bool preallocate)
+{
+	size_t page = self->page, len = 8 * page;
+	uint8_t *map, *want = calloc(1, len);
+	int fd;
+
+	ASSERT_NE(NULL, want);
+	fd = open_file(_metadata, &self->im, "plain", O_CREAT | O_RDWR);
+	pattern_fill(want, page, 0, 1);
+	ASSERT_EQ(page, pwrite(fd, want, page, 0));
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, preallocate ? fallocate(fd, 0, 0, len) :
+				   ftruncate(fd, len));
+	pattern_fill(want + 5 * page, page, 5 * page, 1);
+	memcpy(map + 5 * page, want + 5 * page, page);
+	ASSERT_EQ(0, msync(map, len, MS_SYNC));
+	ASSERT_EQ(0, fsync(fd));
+	/* As reclaim does, which does not wait for munmap(). */
+	ASSERT_EQ(0, madvise(map, len, MADV_DONTNEED));
+	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	expect_data(_metadata, fd, want, len, 0, "mapped");
+	ASSERT_EQ(0, munmap(map, len));
+	ASSERT_EQ(0, close(fd));
+	remount(_metadata, self);
+	fd = open_file(_metadata, &self->im, "plain", O_RDONLY);
+	expect_data(_metadata, fd, want, len, 0, "after remount");
+	ASSERT_EQ(0, close(fd));
+	free(want);
+}
+
+TEST_F(lznt, mapped_file_is_extended)
+{
+	expect_grows_mapped(_metadata, self, false);
+}
+
+TEST_F(lznt, mapped_file_is_preallocated)
+{
+	expect_grows_mapped(_metadata, self, true);
+}
+
+static void *read_slowly(void *arg)
+{
+	uint8_t byte;
+
+	return (void *)(long)pread(*(int *)arg, &byte, 1, 0);
+}
+
+/* A read that waits for the disk does not keep fsync() from writing. */
+TEST_F_TIMEOUT(lznt, synced_while_it_is_read, 2 * BUSY)
+{
+	const struct timespec times[2] = { { 1234567890 }, { 1234567890 } };
+	const uint64_t stamp = htole64((1234567890 + 11644473600) * 10000000);
+	uint8_t *image = malloc(IMAGE_SIZE);
+	pthread_t thread;
+	void *n;
+	int fd;
+
+	ASSERT_NE(NULL, image);
+	move_to_wofs(_metadata, self);
+	fd = open(self->im.path, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	drop_clean_caches();
+	fail_writes(_metadata, "delay=1000");
+	ASSERT_EQ(0, pthread_create(&thread, NULL, read_slowly, &self->fd));
+	poll(NULL, 0, 500);
+	ASSERT_EQ(0, futimens(self->fd, times));
+	ASSERT_EQ(0, fsync(self->fd));
+	ASSERT_EQ(0, pthread_join(thread, &n));
+	EXPECT_EQ(1, (long)n);
+	fail_writes(_metadata, "delay=0");
+	ASSERT_EQ(IMAGE_SIZE, pread(fd, image, IMAGE_SIZE, 0));
+	EXPECT_NE(NULL, memmem(image, IMAGE_SIZE, &stamp, sizeof(stamp)));
+	ASSERT_EQ(0, close(fd));
+	expect_file(_metadata, self);
+	free(image);
+}
+
+/* A write to a resident file that waits for its buffer, and then an fsync(). */
+struct late_write {
+	int fd;
+	void *buf;
+};
+
+static void *write_late(void *arg)
+{
+	struct late_write *late = arg;
+
+	return (void *)(long)pwrite(late->fd, late->buf, 16, 0);
+}
+
+static void *sync_now(void *arg)
+{
+	struct late_write *late = arg;
+
+	return (void *)(long)fsync(late->fd);
+}
+
+/*
+ * What fsync() has returned 0 for is on the disk. The write changes the MFT
+ * record @ms after another fsync() has begun to write it, to a slow disk.
+ */
+static bool is_synced(struct __test_metadata *_metadata, struct late_write *late,
+		      int uffd, int image, off_t pos, unsigned int ms)
+{
+	size_t page = sysconf(_SC_PAGESIZE);
+	char *data = aligned_alloc(page, page), got[16];
+	struct pollfd pfd = { .fd = uffd, .events = POLLIN };
+	struct uffdio_copy copy = {
+		.dst = (unsigned long)late->buf,
+		.src = (unsigned long)data,
+		.len = page,
+	};
+	pthread_t writer, syncer;
+	struct uffd_msg msg;
+	bool same;
+	void *n;
+
+	ASSERT_NE(NULL, data);
+	memset(data, 0, page);
+	snprintf(data, 16, "after %u ms", ms);
+	ASSERT_EQ(0, madvise(late->buf, page, MADV_DONTNEED));
+	ASSERT_EQ(0, pthread_create(&writer, NULL, write_late, late));
+	ASSERT_EQ(1, poll(&pfd, 1, SOON * 1000));
+	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
+	fail_writes(_metadata, "delay=100");
+	ASSERT_EQ(0, pthread_create(&syncer, NULL, sync_now, late));
+	poll(NULL, 0, ms);
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_COPY, &copy));
+	ASSERT_EQ(0, pthread_join(writer, &n));
+	ASSERT_EQ(16, (long)n);
+	ASSERT_EQ(0, pthread_join(syncer, &n));
+	ASSERT_EQ(0, (long)n);
+	fail_writes(_metadata, "delay=0");
+	ASSERT_EQ(0, fsync(late->fd));
+	ASSERT_EQ(16, pread(image, got, 16, pos));
+	same = !memcmp(got, data, 16);
+	free(data);
+	return same;
+}
+
+TEST_F_TIMEOUT(lznt, resident_file_is_written_and_synced, 2 * BUSY)
+{
+	static const char first[] = "first: where is it?";
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct late_write late;
+	unsigned int ms, lost = 0;
+	int image, uffd;
+	uint8_t *buf;
+	off_t pos;
+
+	move_to_wofs(_metadata, self);
+	late.fd = open_file(_metadata, &self->im, "plain", O_CREAT | O_RDWR);
+	ASSERT_EQ(sizeof(first), pwrite(late.fd, first, sizeof(first), 0));
+	ASSERT_EQ(0, fsync(late.fd));
+	image = open(self->im.path, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(image, 0);
+	buf = malloc(IMAGE_SIZE);
+	ASSERT_NE(NULL, buf);
+	ASSERT_EQ(IMAGE_SIZE, pread(image, buf, IMAGE_SIZE, 0));
+	pos = (uint8_t *)memmem(buf, IMAGE_SIZE, first, sizeof(first)) - buf;
+	ASSERT_GE(pos, 0);
+	free(buf);
+
+	late.buf = mmap(NULL, self->page, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, late.buf);
+	reg.range.start = (unsigned long)late.buf;
+	reg.range.len = self->page;
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (uffd < 0)
+		SKIP(return, "needs CONFIG_USERFAULTFD");
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+	for (ms = 20; ms < 600; ms += 40)
+		lost += !is_synced(_metadata, &late, uffd, image, pos, ms);
+	EXPECT_EQ(0, lost)
+		TH_LOG("%u writes were not on the disk after fsync()", lost);
+	ASSERT_EQ(0, close(uffd));
+	ASSERT_EQ(0, close(image));
+	ASSERT_EQ(0, close(late.fd));
 }
 
 /* fsync() and synchronous writes report an error of the device. */
@@ -1550,6 +1854,64 @@ TEST_F(wof, reads_what_was_compressed)
 	EXPECT_EQ(self->len, st.st_size);
 	expect_data(_metadata, self->fd, self->want, self->len, 0, "cold");
 	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
+}
+
+/* The runlist of the file is a hole: cp skips holes. */
+TEST_F(wof, data_is_not_reported_as_a_hole)
+{
+	struct fiemap fiemap = { .fm_length = ~0ULL };
+	char copy[64];
+	off_t pos;
+	int fd;
+
+	for (pos = 0; pos < self->len; pos += variant->frame / 2) {
+		ASSERT_EQ(pos, lseek(self->fd, pos, SEEK_DATA));
+		ASSERT_EQ(self->len, lseek(self->fd, pos, SEEK_HOLE));
+	}
+	EXPECT_EQ(-1, lseek(self->fd, self->len, SEEK_DATA));
+	EXPECT_EQ(ENXIO, errno);
+	EXPECT_EQ(-1, lseek(self->fd, self->len, SEEK_HOLE));
+	EXPECT_EQ(ENXIO, errno);
+	EXPECT_EQ(-1, ioctl(self->fd, FS_IOC_FIEMAP, &fiemap));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+
+	snprintf(copy, sizeof(copy), "%s/copy", self->im.dir);
+	ASSERT_EQ(0, image_run("cp %s/file %s", self->im.mnt, copy));
+	fd = open(copy, O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	expect_size(_metadata, fd, self->len);
+	expect_data(_metadata, fd, self->want, self->len, 0, "copy");
+	ASSERT_EQ(0, close(fd));
+}
+
+/* The data of a deduplicated file cannot be read, and is no hole either. */
+TEST_F(wof, deduplicated_data_is_not_reported_as_a_hole)
+{
+	const uint32_t reparse_point[] = {
+		htole32(0x80000013), htole32(16), 0, 0, 0, 0,
+	};
+	struct fiemap fiemap = { .fm_length = ~0ULL };
+	uint8_t byte;
+	int fd;
+
+	make_hole(_metadata, &self->im, "dedup", self->len);
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	save(_metadata, IMAGE_DIR "/reparse_point", reparse_point,
+	     sizeof(reparse_point));
+	ASSERT_EQ(0, image_run("ntfscp -q -a 0xC0 %s %s/reparse_point dedup",
+			       self->im.path, self->im.dir));
+	mount_ntfs3(_metadata, &self->im);
+	fd = open_file(_metadata, &self->im, "dedup", O_RDONLY);
+	EXPECT_EQ(-1, pread(fd, &byte, 1, 0));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(100, lseek(fd, 100, SEEK_DATA));
+	EXPECT_EQ(self->len, lseek(fd, 100, SEEK_HOLE));
+	EXPECT_EQ(-1, ioctl(fd, FS_IOC_FIEMAP, &fiemap));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_NE(0, image_run("cp %s/dedup %s/copy", self->im.mnt,
+			       self->im.dir));
+	ASSERT_EQ(0, close(fd));
 }
 
 TEST_F(wof, prefetch_ends)

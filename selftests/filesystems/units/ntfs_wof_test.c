@@ -3,7 +3,7 @@
  * Reading files that Windows has compressed ("compact.exe /exe", WOF).
  *
  * A read of one page decompresses a chunk of 4 to 32 KiB, and fills all pages
- * of the chunk if they can be had without waiting.
+ * of the chunk that are available without waiting.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -255,7 +255,7 @@ static off_t find_stream(struct __test_metadata *_metadata,
 
 /*
  * To fill a page of a chunk, the chunk is decompressed: not into the pages of
- * it that are uptodate, and may be read meanwhile.  That can be seen if
+ * it that are uptodate, and may be read by others.  That can be seen if
  * something else comes out.
  */
 TEST_F(ntfs_wof, uptodate_pages_are_stable)

@@ -3,7 +3,7 @@
  * Reading squashfs through ->read_folio.
  *
  * A read of one page decompresses a whole block, and fills all pages of it that
- * can be had without waiting. Where that matters a mapping with MADV_RANDOM is
+ * are available without waiting. Where that matters a mapping with MADV_RANDOM is
  * used: what is not a fault in such a mapping goes through ->readahead.
  */
 #define _GNU_SOURCE
@@ -202,11 +202,14 @@ static bool put_metadata(FILE *f, const void *buf, size_t len)
 	return true;
 }
 
-/* mksquashfs would have to read all of the file: make the image by hand. */
-static bool make_sparse(const struct volume *vol)
+/*
+ * mksquashfs would have to read all of the file: make the image by hand. Only
+ * the first block has data, vol->data bytes. The list has @blocks.
+ */
+static bool make_sparse(const struct volume *vol, unsigned int block_log,
+			size_t blocks)
 {
 	static const uint32_t id;
-	size_t blocks = vol->size / BLOCK_LARGE;
 	size_t len = sizeof(struct dir_inode) + sizeof(struct lreg_inode) +
 		     blocks * sizeof(uint32_t);
 	struct directory dir = {
@@ -220,25 +223,30 @@ static bool make_sparse(const struct volume *vol)
 	struct super_block sb = {
 		.magic = htole32(0x73717368),
 		.inodes = htole32(2),
-		.block_size = htole32(BLOCK_LARGE),
+		.block_size = htole32(1U << block_log),
 		.compression = htole16(1),
-		.block_log = htole16(20),
+		.block_log = htole16(block_log),
 		.no_ids = htole16(1),
 		.major = htole16(4),
 		.xattr_id_table = -1,
-		.inode_table = htole64(sizeof(sb)),
+		.inode_table = htole64(sizeof(sb) + vol->data),
 		.fragment_table = -1,
 		.lookup_table = -1,
 	};
-	void *inodes = calloc(1, len);
+	void *inodes = calloc(1, len), *data = malloc(vol->data + 1);
 	struct dir_inode *root = inodes;
 	struct lreg_inode *file = inodes + sizeof(*root);
 	FILE *f = fopen(vol->im.path, "r+");
 	uint64_t ids;
 	bool ok;
 
-	if (!inodes || !f)
+	if (!inodes || !data || !f)
 		return false;
+
+	pattern_fill(data, vol->data, 0, vol->seed);
+	/* not compressed */
+	if (vol->data)
+		*(uint32_t *)(file + 1) = htole32(vol->data | 1U << 24);
 
 	root->type = htole16(1);
 	root->mode = htole16(0755);
@@ -257,7 +265,9 @@ static bool make_sparse(const struct volume *vol)
 	file->fragment = -1;
 	file->xattr = -1;
 
-	ok = !fseek(f, sizeof(sb), SEEK_SET) && put_metadata(f, inodes, len);
+	ok = !fseek(f, sizeof(sb), SEEK_SET) &&
+	     (!vol->data || fwrite(data, vol->data, 1, f) == 1) &&
+	     put_metadata(f, inodes, len);
 	sb.directory_table = htole64(ftell(f));
 	ok = ok && put_metadata(f, &dir, sizeof(dir));
 	ids = htole64(ftell(f));
@@ -269,6 +279,7 @@ static bool make_sparse(const struct volume *vol)
 	     fwrite(&sb, sizeof(sb), 1, f) == 1;
 	ok = !fclose(f) && ok;
 	free(inodes);
+	free(data);
 	return ok && !truncate(vol->im.path, (le64toh(sb.bytes_used) | 4095) + 1);
 }
 
@@ -294,10 +305,36 @@ TEST_F(squashfs, hole_past_2_to_31_pages)
 		SKIP(return, "no files as large on 32 bits");
 	/* the block list of the file that is read is about 4 bytes per MiB */
 	vol->size += BLOCK_LARGE;
-	ASSERT_TRUE(make_sparse(vol));
+	ASSERT_TRUE(make_sparse(vol, 20, vol->size / BLOCK_LARGE));
 	if (volume_mount(_metadata, vol))
 		return;
 	EXPECT_EQ(0, in_child(read_last_page, vol, SOON));
+}
+
+/*
+ * Nor does the index of the block. Its place in the list would be 8 GiB away,
+ * where the image has ended: an error, and not the data of another block.
+ */
+TEST_F(squashfs, block_index_past_2_to_31)
+{
+	struct volume *vol = &self->vol;
+	uint8_t buf[4096];
+	off_t pos;
+
+	if (sizeof(long) == 4 || vol->page != 4096)
+		SKIP(return, "needs blocks of a page, and 64 bits");
+	vol->data = 4096;
+	vol->size = (4096L << 31) + 4096;
+	pos = vol->size - 4096;
+	ASSERT_TRUE(make_sparse(vol, 12, 1));
+	if (volume_mount(_metadata, vol))
+		return;
+	ASSERT_EQ(4096, pread(vol->fd, buf, 4096, 0));
+	EXPECT_TRUE(right(vol, buf, 4096, 0));
+	EXPECT_EQ(-1, pread(vol->fd, buf, 4096, pos));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_EQ(-1, lseek(vol->fd, pos, SEEK_DATA));
+	EXPECT_EQ(EIO, errno);
 }
 
 #define FAILSLAB	"/sys/kernel/debug/failslab/"
@@ -412,7 +449,7 @@ static void touch_page_failing(void *arg)
 	n = sprintf(value, "%u", failing->nth);
 	if (!p || fd < 0 || write(fd, value, n) != n)
 		_exit(TROUBLE);
-	/* the fault may succeed nevertheless: it is tried again */
+	/* the fault may succeed all the same: it is tried again */
 	madvise(p, page, MADV_POPULATE_READ);
 	if (pread(fd, left, sizeof(left) - 1, 0) <= 0 ||
 	    pwrite(fd, "0", 1, 0) != 1)
