@@ -187,20 +187,20 @@ static void *read_a_page(void *arg)
 	uint8_t byte;
 	ssize_t n;
 
-	pthread_barrier_wait(&readers->start);
 	for (i = 0; i < readers->rounds; i++) {
 		off_t at = pos + i % readers->frames * readers->frame;
 
-		if (!readers->want) {
-			n = pread(readers->fd, &byte, 1, at);
-			if (n != -1 || errno != EINVAL)
-				_exit(1);
-			continue;
-		}
-		posix_fadvise(readers->fd, 0, 0, POSIX_FADV_DONTNEED);
+		/* All of them find the frame cold, or the first fills it. */
+		if (!nr && readers->want)
+			posix_fadvise(readers->fd, 0, 0, POSIX_FADV_DONTNEED);
+		pthread_barrier_wait(&readers->start);
 		n = pread(readers->fd, &byte, 1, at);
-		if (n != 1 || byte != readers->want[at])
+		if (readers->want) {
+			if (n != 1 || byte != readers->want[at])
+				_exit(1);
+		} else if (n != -1 || errno != EINVAL) {
 			_exit(1);
+		}
 	}
 	return NULL;
 }
@@ -1017,15 +1017,39 @@ struct growing {
 	const uint8_t *want;
 	size_t len;
 	int (*during)(int fd);
+	pid_t tid;		/* of the thread that writes */
 };
 
 static void *grow(void *arg)
 {
 	struct growing *g = arg;
 
+	__atomic_store_n(&g->tid, gettid(), __ATOMIC_RELEASE);
 	if (pwrite(g->fd, g->want + RESIDENT, g->len, RESIDENT) != g->len)
 		_exit(1);
 	return NULL;
+}
+
+/* Has the thread waited for the device for 200 ms? */
+static bool waits_for_device(struct growing *g)
+{
+	pid_t tid = __atomic_load_n(&g->tid, __ATOMIC_ACQUIRE);
+	char path[64], state;
+	FILE *f;
+	int i, n;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	for (i = 0; i < 20; i++) {
+		f = fopen(path, "re");
+		if (!f)
+			return false;
+		n = fscanf(f, "%*d (%*[^)]) %c", &state);
+		fclose(f);
+		if (n != 1 || state != 'D')
+			return false;
+		poll(NULL, 0, 10);
+	}
+	return true;
 }
 
 static void grow_and(void *arg)
@@ -1035,7 +1059,8 @@ static void grow_and(void *arg)
 
 	if (pthread_create(&thread, NULL, grow, g))
 		_exit(2);
-	poll(NULL, 0, 500);
+	if (!wait_for(waits_for_device(g), SOON))
+		_exit(4);
 	if (g->during(g->fd))
 		_exit(3);
 	pthread_join(thread, NULL);
@@ -1049,7 +1074,7 @@ static void expect_grows(struct __test_metadata *_metadata,
 	struct growing g = { fd, self->want, self->page, during };
 
 	drop_clean_caches();
-	fail_writes(_metadata, "delay=1000");
+	fail_writes(_metadata, "delay=2000");
 	ASSERT_EQ(0, in_child(grow_and, &g, BUSY));
 	fail_writes(_metadata, "delay=0");
 	expect_small(_metadata, self, fd, "plain", RESIDENT + self->page);

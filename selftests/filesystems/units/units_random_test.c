@@ -7,7 +7,9 @@
  * and write several folios of the page cache at once: more than what the caller
  * asked for. So what is read must be what the model says, and the file must be
  * the model after a new mount. The second test adds threads that read, and so
- * take the folios of one unit from all ends.
+ * take the folios of one unit from all ends. In the third the volume is nearly
+ * full: a write that fails must leave what was there, and a short one must have
+ * written what it says.
  *
  * UNITS_TEST_OPS=N    operations per test
  * UNITS_TEST_SEED=N   repeat the run which printed that seed
@@ -42,12 +44,15 @@ enum {
 	CAN_MMAP_WRITE	= 1 << 5,
 	COMPRESSED	= 1 << 6,
 	NTFS_ATTRIB	= 1 << 7,	/* ... which is an attribute of the file */
+	REFUSED_GROWS	= 1 << 8,	/* by zeros, up to the refused write */
 };
 
 /* Shared with the child that runs the operations, and its threads. */
 struct state {
 	unsigned int flags;
 	unsigned int readers;
+	bool full;		/* there may be no space for a write */
+	unsigned long refused;
 	size_t unit;
 	uint64_t seed;
 	uint64_t rng;
@@ -87,7 +92,7 @@ FIXTURE_VARIANT(units)
 	.check = "ulimit -v 40000; fsck.ocfs2 -fn $I",			\
 	.needs = { "mkfs.ocfs2" },					\
 	.flags = CAN_WRITE | CAN_TRUNCATE | CAN_PUNCH | CAN_MMAP |	\
-		 CAN_MMAP_WRITE
+		 CAN_MMAP_WRITE | REFUSED_GROWS
 
 FIXTURE_VARIANT_ADD(units, ocfs2_4k) { OCFS2("4096"), .unit = KIB(4) };
 FIXTURE_VARIANT_ADD(units, ocfs2_1m) { OCFS2("1M"), .unit = MIB(1) };
@@ -286,16 +291,39 @@ static void pick_range(struct state *st, uint64_t *rng, off_t end, off_t *pos,
 		*len = end - *pos;
 }
 
+/* There was no space for a write at @pos. */
+static void refused_at(struct state *st, off_t pos)
+{
+	struct stat stat;
+
+	st->refused++;
+	must(st, 0, fstat(st->fd, &stat));
+	if (st->flags & REFUSED_GROWS && stat.st_size > st->size &&
+	    stat.st_size <= pos)
+		st->size = stat.st_size;
+	must(st, st->size, stat.st_size);
+}
+
 static void op_write(struct state *st)
 {
 	uint64_t version = below(&st->rng, NR_VERSIONS);
+	ssize_t ret;
 	off_t pos;
 	size_t len;
 
 	pick_range(st, &st->rng, MAX_SIZE, &pos, &len);
 	SET_WHAT(st, "write of %zu at %lld, size %lld", len, (long long)pos,
 		 (long long)st->size);
-	must(st, len, pwrite(st->fd, st->data[version] + pos, len, pos));
+	ret = pwrite(st->fd, st->data[version] + pos, len, pos);
+	if (st->full && ret < 0 && errno == ENOSPC) {
+		refused_at(st, pos);
+		return;
+	}
+	if (st->full && ret > 0 && ret < len) {
+		st->refused++;
+		len = ret;
+	}
+	must(st, len, ret);
 	memcpy(st->model + pos, st->data[version] + pos, len);
 	if (st->size < pos + len)
 		st->size = pos + len;
@@ -628,6 +656,32 @@ static void make_file(struct __test_metadata *_metadata, struct state *st,
 	ASSERT_EQ(0, close(fd));
 }
 
+/* A file takes the space of the volume, but for some that any write may get. */
+static void fill_volume(struct __test_metadata *_metadata, struct state *st,
+			const char *mnt)
+{
+	off_t left = st->unit > KIB(128) ? 2 * st->unit : KIB(256);
+	off_t size = 0;
+	char path[64];
+	ssize_t ret;
+	size_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/filler", mnt);
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	ASSERT_GE(fd, 0);
+	for (len = KIB(256); len >= KIB(4); len /= 4) {
+		while ((ret = pwrite(fd, st->data[1], len, size)) > 0)
+			size += ret;
+		ASSERT_EQ(-1, ret);
+		ASSERT_EQ(ENOSPC, errno);
+	}
+	ASSERT_LT(left, size);
+	ASSERT_EQ(0, ftruncate(fd, size - left));
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, close(fd));
+}
+
 FIXTURE_SETUP(units)
 {
 	const char *seed = getenv("UNITS_TEST_SEED");
@@ -717,6 +771,18 @@ TEST_F_TIMEOUT(units, matches_a_model_with_readers, 4 * 3600)
 {
 	self->st->readers = NR_READERS;
 	random_run(_metadata, self, variant);
+}
+
+/* Stores through a mapping have nobody to tell. */
+TEST_F_TIMEOUT(units, matches_a_model_when_full, 4 * 3600)
+{
+	if (!(variant->flags & CAN_WRITE))
+		SKIP(return, "read-only");
+	self->st->flags &= ~CAN_MMAP_WRITE;
+	self->st->full = true;
+	fill_volume(_metadata, self->st, self->im.mnt);
+	random_run(_metadata, self, variant);
+	EXPECT_NE(0, self->st->refused);
 }
 
 TEST_HARNESS_MAIN
