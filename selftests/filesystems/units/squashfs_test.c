@@ -311,32 +311,6 @@ TEST_F(squashfs, hole_past_2_to_31_pages)
 	EXPECT_EQ(0, in_child(read_last_page, vol, SOON));
 }
 
-/*
- * Nor does the index of the block. Its place in the list would be 8 GiB away,
- * where the image has ended: an error, and not the data of another block.
- */
-TEST_F(squashfs, block_index_past_2_to_31)
-{
-	struct volume *vol = &self->vol;
-	uint8_t buf[4096];
-	off_t pos;
-
-	if (sizeof(long) == 4 || vol->page != 4096)
-		SKIP(return, "needs blocks of a page, and 64 bits");
-	vol->data = 4096;
-	vol->size = (4096L << 31) + 4096;
-	pos = vol->size - 4096;
-	ASSERT_TRUE(make_sparse(vol, 12, 1));
-	if (volume_mount(_metadata, vol))
-		return;
-	ASSERT_EQ(4096, pread(vol->fd, buf, 4096, 0));
-	EXPECT_TRUE(right(vol, buf, 4096, 0));
-	EXPECT_EQ(-1, pread(vol->fd, buf, 4096, pos));
-	EXPECT_EQ(EIO, errno);
-	EXPECT_EQ(-1, lseek(vol->fd, pos, SEEK_DATA));
-	EXPECT_EQ(EIO, errno);
-}
-
 #define FAILSLAB	"/sys/kernel/debug/failslab/"
 
 static int write_string(const char *path, const char *value)
