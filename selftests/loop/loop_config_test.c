@@ -109,7 +109,7 @@ TEST_F(refused, uevents)
 	close(fd);
 }
 
-/* The device changes once: those who look see what it has become. */
+/* One uevent for one change, sent when the device is bound. */
 TEST_F(refused, then_one_uevent)
 {
 	struct loop_args args = { .file = self->file };

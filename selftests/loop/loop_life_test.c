@@ -375,19 +375,10 @@ TEST_F_TIMEOUT(life, memory_limit, 120)
 /* A number of memory.stat of the child, or -1. */
 static long long memory_stat(const char *name)
 {
-	char path[128], key[64];
-	long long value, found = -1;
-	FILE *f;
+	char path[128];
 
 	snprintf(path, sizeof(path), "%s/memory.stat", child);
-	f = fopen(path, "re");
-	if (!f)
-		return -1;
-	while (fscanf(f, "%63s %lld", key, &value) == 2)
-		if (!strcmp(key, name))
-			found = value;
-	fclose(f);
-	return found;
+	return read_counter(path, name);
 }
 
 /* Bind and clear, change the file, and have both refused. */

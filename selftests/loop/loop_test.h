@@ -153,22 +153,30 @@ int remount_wofs(const char *dir, const char *format, ...)
 	return mount(NULL, dir, NULL, MS_REMOUNT, options) ? -errno : 0;
 }
 
-/* The counter @name of the wofs on @dir, -1 if it has none. */
-static __maybe_unused long long wofs_calls(const char *dir, const char *name)
+/* The number of @name in @path, whose lines are "NAME NUMBER", -1 if it has none. */
+static __maybe_unused long long read_counter(const char *path, const char *name)
 {
-	char path[128], key[32];
 	long long value, found = -1;
+	char key[64];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "%s/calls", dir);
 	f = fopen(path, "re");
 	if (!f)
 		return -1;
-	while (fscanf(f, "%31s %lld", key, &value) == 2)
+	while (fscanf(f, "%63s %lld", key, &value) == 2)
 		if (!strcmp(key, name))
 			found = value;
 	fclose(f);
 	return found;
+}
+
+/* The counter @name of the wofs on @dir, -1 if it has none. */
+static __maybe_unused long long wofs_calls(const char *dir, const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/calls", dir);
+	return read_counter(path, name);
 }
 
 /* A new file of @size bytes, open for reading and writing. */

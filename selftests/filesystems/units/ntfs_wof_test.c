@@ -254,9 +254,9 @@ static off_t find_stream(struct __test_metadata *_metadata,
 }
 
 /*
- * To fill a page of a chunk, the chunk is decompressed: not into the pages of
- * it that are uptodate, and may be read by others.  That can be seen if
- * something else comes out.
+ * To fill a page of a chunk, ntfs decompresses the chunk.  It must not do so into
+ * the uptodate pages of it, which others may read.  The test sees that because
+ * the image has other data by then.
  */
 TEST_F(ntfs_wof, uptodate_pages_are_stable)
 {
