@@ -4,9 +4,10 @@
 
 usage: bench-table.py CSV [--markdown | --record REPO]
 
-  --markdown      print results.md
+  --markdown      print results.md, or ublk.md
   --record REPO   also write REPO/bench/: the data, results.md and two plots; and the
-                  summary in two cover letters
+                  summary in two cover letters.  Data of the part ublk goes to ublk.csv
+                  and ublk.md
 
 A cost is nanoseconds per unit: a folio, a KiB, a request. Each round gives the
 ratio of two costs that were measured one after the other; the table has the
@@ -25,6 +26,7 @@ import tempfile
 TIME, INSNS = "um", "x86_64"
 UNIT = {TIME: "time", INSNS: "instructions"}
 SIZES = [str(1 << n) for n in range(17)]
+OUTCOMES = collections.defaultdict(dict)    # of guest/ublk: OUTCOMES[case][variant]
 
 
 def load(path):
@@ -35,8 +37,10 @@ def load(path):
         if line.startswith("#"):
             head.append(line[1:].strip())
             continue
-        machine, row, case, variant, nr, ns, amount = line.split(",")
-        if ns != "ns":
+        machine, row, case, variant, nr, ns, amount = (line.split(",") + 2 * [""])[:7]
+        if row == "outcome":
+            OUTCOMES[case][variant] = nr
+        elif ns != "ns":
             costs[machine, row, case][variant][int(nr)] = int(ns) / int(amount)
     return costs, head
 
@@ -143,10 +147,19 @@ def rows_of_loop(costs):
         yield from family(costs, f"loop on {where}, {{}}: cost over 7.3", INSNS, "native", cases,
                           ("dearer", "after", "before"), 1.01)
     for size, target in ("4k", 0.80), ("128k", 0.92), ("1m", 0.95):
-        cases = {f"{kind}, depth {depth}": f"{size} {kind} {depth}"
-                 for kind in ("write", "read", "randwrite", "randread") for depth in ("1", "32")}
-        yield from family(costs, f"loop without iter methods, {size} {{}}: speed of that with", TIME, "fallback", cases,
-                          ("faster", "write", "iter"), target)
+        yield from family(costs, f"loop without iter methods, {size} {{}}: speed of that with", TIME, "fallback",
+                          fio_cases(size), ("faster", "write", "iter"), target)
+
+
+def fio_cases(size):
+    return {f"{kind}, depth {depth}": f"{size} {kind} {depth}"
+            for kind in ("write", "read", "randwrite", "randread") for depth in ("1", "32")}
+
+
+def rows_of_ublk(costs):
+    for size in "4k", "128k", "1m":
+        yield from family(costs, f"loop without iter methods, {size} {{}}: speed over that of ublk", TIME, "ublk",
+                          fio_cases(size), ("faster", "loop", "ublk"), None)
 
 
 def rows_of_units(costs):
@@ -233,6 +246,35 @@ def results(head, rows):
                       "", *(f"- {line}" for line in head), "", *short_table(rows), "", "Each row:", "", "```", *table(rows), "```", ""])
 
 
+def outcomes():
+    return ["| case | loop | ublk |", "| --- | --- | --- |",
+            *(f"| {case} | {got.get('loop', 'has no server')} | {got.get('ublk', '')} |" for case, got in OUTCOMES.items())]
+
+
+def speeds(costs):
+    """MiB/s of both, and the rows of rows_of_ublk()."""
+    lines = ["| request | loop, MiB/s | ublk, MiB/s | loop / ublk | quartiles |", "| --- | --- | --- | --- | --- |"]
+    rows = list(rows_of_ublk(costs))
+    cases = [f"{size} {case}" for size in ("4k", "128k", "1m") for case in fio_cases(size)]
+    for case, row in zip(cases, rows, strict=True):
+        got = [1e9 / 1024 / statistics.median(costs[TIME, "ublk", case.replace(", depth", "")][v].values())
+               for v in ("loop", "ublk")]
+        lines.append(f"| {case} | {got[0]:.0f} | {got[1]:.0f} | {row.ratio:.2f} | {row.spread} |")
+    return lines
+
+
+def ublk_results(costs, head):
+    """ublk.md"""
+    return "\n".join(["<!-- SPDX-License-Identifier: GPL-2.0; written by scripts/bench --record -->",
+                      "# loop and ublk on a file without iter methods", "", *(f"- {line}" for line in head), "",
+                      *speeds(costs), "", *outcomes(), ""])
+
+
+def record_ublk(costs, head, repo, csv):
+    shutil.copy(csv, repo / "bench" / "ublk.csv")
+    (repo / "bench" / "ublk.md").write_text(ublk_results(costs, head), encoding="utf-8")
+
+
 def record(costs, head, rows, repo, csv):
     for needed in (INSNS, "cached", "1"), (TIME, "fallback", "4k write 1"):
         if needed not in costs:
@@ -264,15 +306,19 @@ def main():
     if args in (["--help"], []) or len(args) not in (1, 2, 3) or (len(args) == 3 and args[1] != "--record"):
         sys.exit(__doc__.split("\n\n")[1])
     costs, head = load(args[0])
-    rows = [*rows_of_grab(costs), *rows_of_loop(costs), *rows_of_units(costs)]
+    rows = [*rows_of_grab(costs), *rows_of_loop(costs), *rows_of_units(costs), *rows_of_ublk(costs)]
     if not rows:
         sys.exit(f"{args[0]}: no measurements")
     if args[1:] == ["--markdown"]:
-        print(results(head, rows), end="")
+        print(ublk_results(costs, head) if OUTCOMES else results(head, rows), end="")
         return
     print("\n".join([*head, "", *table(rows)]))
     print(f"\ntargets met: {sum(row.met for row in rows)} of {sum(row.judged for row in rows)}")
-    if len(args) == 3:
+    if OUTCOMES:
+        print("\n".join(["", *outcomes()]))
+    if len(args) == 3 and OUTCOMES:
+        record_ublk(costs, head, pathlib.Path(args[2]), args[0])
+    elif len(args) == 3:
         record(costs, head, rows, pathlib.Path(args[2]), args[0])
 
 
