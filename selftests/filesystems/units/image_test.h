@@ -39,6 +39,8 @@
 #define IMAGE_LOG	IMAGE_DIR "/log"	/* of image_run() */
 #define IMAGE_OUTPUT	IMAGE_DIR "/output"	/* of in_child() */
 
+#define STALE		0xaa	/* what a disk is full of before mkfs */
+
 #define KIB(n)		((off_t)(n) << 10)
 #define MIB(n)		((off_t)(n) << 20)
 
@@ -145,6 +147,22 @@ static __maybe_unused int image_setup(struct image *im,
 	ASSERT_EQ(0, ftruncate(fd, size));
 	ASSERT_EQ(0, close(fd));
 	return 0;
+}
+
+/* What should have been zeroed or written, and was not, shows afterwards. */
+static __maybe_unused void image_prefill(struct __test_metadata *_metadata,
+					 struct image *im, off_t size)
+{
+	uint8_t buf[64 << 10];
+	int fd;
+
+	memset(buf, STALE, sizeof(buf));
+	fd = open(im->path, O_WRONLY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	for (off_t pos = 0; pos < size; pos += sizeof(buf))
+		ASSERT_EQ(sizeof(buf), pwrite(fd, buf, sizeof(buf), pos))
+			TH_LOG("%s: %s", im->path, strerror(errno));
+	ASSERT_EQ(0, close(fd));
 }
 
 /* Bind a free loop device to the image; another process may be quicker. */

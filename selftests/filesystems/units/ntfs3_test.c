@@ -36,21 +36,8 @@
 /* What freed memory is filled with; pattern() is not often that. */
 #define POISON		0xa5
 
-/* What the disk is full of. */
-#define STALE		0xaa
-
 #define IMAGE_SIZE	MIB(16)
 #define WOFS		IMAGE_DIR "/wofs"
-
-static void prefill(struct __test_metadata *_metadata, struct image *im)
-{
-	uint8_t *buf = malloc(IMAGE_SIZE);
-
-	ASSERT_NE(NULL, buf);
-	memset(buf, STALE, IMAGE_SIZE);
-	save(_metadata, im->path, buf, IMAGE_SIZE);
-	free(buf);
-}
 
 static void mount_ntfs3(struct __test_metadata *_metadata, struct image *im)
 {
@@ -319,7 +306,7 @@ FIXTURE_SETUP(lznt)
 		return;
 	if (!image_have("mkntfs"))
 		SKIP(return, "no mkntfs (ntfs-3g)");
-	prefill(_metadata, &self->im);
+	image_prefill(_metadata, &self->im, IMAGE_SIZE);
 	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c %u %s",
 			       variant->cluster, self->im.path));
 	mount_ntfs3(_metadata, &self->im);
@@ -1867,7 +1854,7 @@ FIXTURE_SETUP(wof)
 	self->want = malloc(self->len);
 	ASSERT_NE(NULL, self->want);
 	pattern_fill(self->want, self->len, 0, 2);
-	prefill(_metadata, &self->im);
+	image_prefill(_metadata, &self->im, IMAGE_SIZE);
 	ASSERT_EQ(0, image_run("mkntfs -q -f -F -s 512 -c %u %s",
 			       variant->cluster, self->im.path));
 	mount_ntfs3(_metadata, &self->im);
