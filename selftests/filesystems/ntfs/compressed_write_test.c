@@ -29,6 +29,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -1288,6 +1289,32 @@ TEST_F(file, data_is_not_reported_as_a_hole)
 	EXPECT_EQ(block, 0);
 }
 
+/* A block may move when it is written: swap space may not. */
+TEST_F(file, swapfile_is_refused)
+{
+	size_t page = self->vol.page, len = 16 * page;
+	unsigned char *data = malloc(len);
+	uint32_t *info = (uint32_t *)(data + 1024);
+	unsigned int seed = 1;
+	int ret, err;
+
+	ASSERT_NE(data, NULL);
+	fill_random(data, len, &seed);
+	memset(data, 0, page);
+	info[0] = 1;			/* version */
+	info[1] = len / page - 1;	/* last page */
+	memcpy(data + page - 10, "SWAPSPACE2", 10);
+	ASSERT_EQ(pwrite(self->fd, data, len, 0), len);
+	ASSERT_EQ(fsync(self->fd), 0);
+	ret = swapon(MNT "/file", 0);
+	err = ret ? errno : 0;
+	if (err == ENOSYS)
+		SKIP(return, "needs CONFIG_SWAP");
+	if (!ret)
+		ASSERT_EQ(swapoff(MNT "/file"), 0);
+	EXPECT_EQ(err, EOPNOTSUPP);
+}
+
 /* The data of another file has a place, even if it is not written yet. */
 TEST_F(file, leaves_reserved_clusters_to_other_files)
 {
@@ -1649,9 +1676,14 @@ TEST_F(file, resident_file_grows_after_a_store)
 	volume_check(_metadata, &self->vol);
 }
 
-/* A file grows below a mapping: old contents of the disk are past its data. */
+enum grow { BY_FTRUNCATE, BY_FALLOCATE, BY_MREMAP };
+
+/*
+ * A file of a page has that page mapped.  File and mapping grow: old contents of
+ * the disk are in the clusters between the data and what is stored.
+ */
 static void expect_grows_mapped(struct __test_metadata *_metadata,
-				FIXTURE_DATA(file) * self, bool preallocate)
+				FIXTURE_DATA(file) * self, enum grow grow)
 {
 	size_t page = self->vol.page, len = 8 * page;
 	unsigned char *map, *want = calloc(1, len);
@@ -1664,10 +1696,16 @@ static void expect_grows_mapped(struct __test_metadata *_metadata,
 	ASSERT_GE(fd, 0);
 	fill(want, page, 0, 'a');
 	ASSERT_EQ(pwrite(fd, want, page, 0), page);
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (grow == BY_MREMAP)
+		ASSERT_EQ(fallocate(fd, 0, 0, len), 0);
+	map = mmap(NULL, grow == BY_MREMAP ? page : len,
+		   PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_NE(map, MAP_FAILED);
-	ASSERT_EQ(preallocate ? fallocate(fd, 0, 0, len) :
-				ftruncate(fd, len), 0);
+	if (grow == BY_MREMAP)
+		map = mremap(map, page, len, MREMAP_MAYMOVE);
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(grow == BY_FALLOCATE ? fallocate(fd, 0, 0, len) :
+					 ftruncate(fd, len), 0);
 	fill(want + 5 * page, page, 0, 'Q');
 	memcpy(map + 5 * page, want + 5 * page, page);
 	ASSERT_EQ(msync(map, len, MS_SYNC), 0);
@@ -1681,12 +1719,18 @@ static void expect_grows_mapped(struct __test_metadata *_metadata,
 
 TEST_F(file, mapped_file_is_extended)
 {
-	expect_grows_mapped(_metadata, self, false);
+	expect_grows_mapped(_metadata, self, BY_FTRUNCATE);
 }
 
 TEST_F(file, mapped_file_is_preallocated)
 {
-	expect_grows_mapped(_metadata, self, true);
+	expect_grows_mapped(_metadata, self, BY_FALLOCATE);
+}
+
+/* mmap() has made the first page valid; mremap() tells the filesystem nothing. */
+TEST_F(file, mapping_is_enlarged)
+{
+	expect_grows_mapped(_metadata, self, BY_MREMAP);
 }
 
 #define FAILSLAB	"/sys/kernel/debug/failslab/"

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sys/xattr.h>
+#include <linux/fiemap.h>
 
 #include "wof_image.h"
 
@@ -233,6 +234,22 @@ static void read_concurrently(void *arg)
 TEST_F_TIMEOUT(ntfs_wof, concurrent, 5 * SOON)
 {
 	EXPECT_EQ(0, in_child(read_concurrently, &self->vol, 4 * SOON));
+}
+
+/* What is on disk is not the data: nobody is told where it is. */
+TEST_F(ntfs_wof, has_no_map)
+{
+	struct fiemap fiemap = { .fm_length = ~0ULL };
+	int block = 0;
+
+	EXPECT_EQ(-1, ioctl(self->vol.fd, FS_IOC_FIEMAP, &fiemap));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(0, ioctl(self->vol.fd, FIBMAP, &block));
+	EXPECT_EQ(0, block);
+	EXPECT_EQ(-1, lseek(self->vol.fd, 0, SEEK_DATA));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(-1, lseek(self->vol.fd, 0, SEEK_HOLE));
+	EXPECT_EQ(EOPNOTSUPP, errno);
 }
 
 /* Where the compressed data begins in the image. */
