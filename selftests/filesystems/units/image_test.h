@@ -268,6 +268,23 @@ static __maybe_unused void drop_clean_caches(void)
 	close(fd);
 }
 
+/* Bytes in slab caches, without what reclaim could free. */
+static __maybe_unused long long image_slab(void)
+{
+	long long kib = -1;
+	char line[128];
+	FILE *f;
+
+	drop_clean_caches();
+	f = fopen("/proc/meminfo", "re");
+	while (f && kib < 0 && fgets(line, sizeof(line), f))
+		sscanf(line, "SUnreclaim: %lld kB", &kib);
+	if (kib < 0)
+		ksft_exit_fail_perror("/proc/meminfo: SUnreclaim");
+	fclose(f);
+	return KIB(kib);
+}
+
 /*
  * Data that depends on its position in bytes and on @seed, and is never 0: what
  * is from elsewhere, from earlier or a hole is not taken for right. With an odd

@@ -507,16 +507,43 @@ TEST_F(lznt, writes_across_frames)
 	expect_file(_metadata, self);
 }
 
-/* A frame of which the page cache has some pages, and some not. */
+/* A frame of which the page cache has all pages but one, each in turn. */
 TEST_F(lznt, writes_part_of_a_partly_cached_frame)
 {
 	size_t pages = self->frame / self->page;
-	off_t pos = self->frame + (pages - 1) * self->page;
+	size_t i;
 
-	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
-	ASSERT_EQ(0, posix_fadvise(self->fd, pos, self->page,
-				   POSIX_FADV_DONTNEED));
-	write_at(_metadata, self, self->frame + 100, 1000, 2);
+	for (i = 0; i < pages; i++) {
+		expect_data(_metadata, self->fd, self->want, self->len, 0,
+			    "warm");
+		poison_free_memory(_metadata);
+		ASSERT_EQ(0, posix_fadvise(self->fd,
+					   self->frame + i * self->page,
+					   self->page, POSIX_FADV_DONTNEED));
+		write_at(_metadata, self,
+			 self->frame + (i + 1) % pages * self->page + 100, 1000,
+			 2 + i);
+	}
+	expect_file(_metadata, self);
+}
+
+/* Reads and writes of a frame free what they have allocated. */
+TEST_F_TIMEOUT(lznt, no_memory_is_left, BUSY)
+{
+	const unsigned int rounds = 6000;
+	long long used = 0;
+	unsigned int i;
+	uint8_t byte;
+
+	for (i = 0; i < 2 * rounds; i++) {
+		if (i == rounds)
+			used = image_slab();
+		write_at(_metadata, self, self->frame + 100 + i % 100, 10, i);
+		ASSERT_EQ(0, posix_fadvise(self->fd, 0, 0,
+					   POSIX_FADV_DONTNEED));
+		ASSERT_EQ(1, pread(self->fd, &byte, 1, 2 * self->frame));
+	}
+	EXPECT_LT(image_slab() - used, 64 * rounds);
 	expect_file(_metadata, self);
 }
 
@@ -1376,6 +1403,39 @@ TEST_F_TIMEOUT(lznt, synced_while_it_is_read, 2 * BUSY)
 	ASSERT_EQ(0, close(fd));
 	expect_file(_metadata, self);
 	free(image);
+}
+
+/* With "dirsync", a rename is on the disk when it returns. */
+TEST_F(lznt, rename_is_synchronous)
+{
+	struct image copy = { .path = IMAGE_DIR "/copy",
+			      .mnt = IMAGE_DIR "/copy.mnt" };
+	int fd;
+
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	ASSERT_EQ(0, image_mount(&self->im, "ntfs3", MS_DIRSYNC, NULL));
+	ASSERT_EQ(0, chdir(self->im.mnt));
+	ASSERT_EQ(0, mkdir("a", 0700));
+	ASSERT_EQ(0, mkdir("b", 0700));
+	ASSERT_EQ(0, rename("file", "a/old"));
+	fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, syncfs(fd));
+	ASSERT_EQ(0, rename("a/old", "b/new"));
+
+	/* what a crash would leave */
+	ASSERT_EQ(0, image_run("cp %s %s", self->im.path, copy.path));
+	ASSERT_EQ(0, mkdir(copy.mnt, 0700));
+	ASSERT_EQ(0, image_mount(&copy, "ntfs3", MS_RDONLY, NULL));
+	ASSERT_EQ(0, chdir(copy.mnt));
+	EXPECT_EQ(0, access("b/new", F_OK))
+		TH_LOG("%s", strerror(errno));
+	EXPECT_EQ(-1, access("a/old", F_OK));
+	EXPECT_EQ(ENOENT, errno);
+	ASSERT_EQ(0, chdir("/"));
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, image_umount(&copy));
 }
 
 /* A write to a resident file that waits for its buffer, and then an fsync(). */
