@@ -1587,6 +1587,35 @@ TEST_F(file, short_append_to_an_ordinary_file)
 	volume_check(_metadata, &self->vol);
 }
 
+/* A write of which nothing can be read leaves size and data as they were. */
+TEST_F(file, failed_write_to_an_ordinary_file)
+{
+	size_t page = self->vol.page, len = 8 * page;
+	unsigned char *want = calloc(1, len);
+	void *unmapped;
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	unmapped = mmap(NULL, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			0);
+	ASSERT_NE(unmapped, MAP_FAILED);
+	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(pwrite(fd, unmapped, page, 0), -1);
+	EXPECT_EQ(errno, EFAULT);
+	expect_size(_metadata, fd, 0, "empty");
+	fill(want, 3 * page, 0, 'a');
+	ASSERT_EQ(pwrite(fd, want, 3 * page, 0), 3 * page);
+	EXPECT_EQ(pwrite(fd, unmapped, page, 5 * page), -1);
+	EXPECT_EQ(errno, EFAULT);
+	expect_size(_metadata, fd, 3 * page, "past the end");
+	ASSERT_EQ(ftruncate(fd, len), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
 /* ... and what was preallocated behind it still reads as zeros. */
 TEST_F(file, short_write_to_preallocated_space)
 {
@@ -1837,6 +1866,17 @@ static void expect_grows_mapped(struct __test_metadata *_metadata,
 
 TEST_F(file, mapped_file_is_extended)
 {
+	expect_grows_mapped(_metadata, self, BY_FTRUNCATE);
+}
+
+/* ftruncate() allocates clusters then. */
+TEST_F(file, mapped_file_is_extended_with_disable_sparse)
+{
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(umount(MNT), 0);
+	ASSERT_EQ(mount(self->vol.dev, MNT, "ntfs", 0, "disable_sparse"), 0);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
 	expect_grows_mapped(_metadata, self, BY_FTRUNCATE);
 }
 
