@@ -13,10 +13,12 @@
 #   untried    those without a verdict
 #   reports=RE what in a console means that the kernel is broken
 #   budget=S   of kselftests, only what takes that many seconds in all
+#   sample=N   N of them, chosen at random, the same each time
 import collections
 import json
 import os
 import queue
+import random
 import re
 import select
 import signal
@@ -28,8 +30,8 @@ import time
 
 STATE = sys.argv[1]
 HERE = os.path.dirname(os.path.abspath(__file__))
-OPTIONS = dict(a.partition('=')[::2] for a in sys.argv[3:] if re.match(r'(first|until|only|missed|untried|reports|budget)(=|$)', a))
-ARGS = [a for a in sys.argv[3:] if not re.match(r'(first|until|only|missed|untried|reports|budget)(=|$)', a)]
+OPTIONS = dict(a.partition('=')[::2] for a in sys.argv[3:] if re.match(r'(first|until|only|missed|untried|reports|budget|sample)(=|$)', a))
+ARGS = [a for a in sys.argv[3:] if not re.match(r'(first|until|only|missed|untried|reports|budget|sample)(=|$)', a)]
 KUNIT = {'mm/filemap.c': 'filemap_*', 'fs/user_window.c': 'user_window*'}
 PROGRAMS = {
     'drivers/block': ['loop:loop_config_test', 'loop:loop_io_test', 'loop:loop_window_test', 'loop:loop_life_test',
@@ -200,6 +202,9 @@ def main():
         mine = [m for m in mine if results.get(m['key'], ['?'])[0] != 'noticed' and m['key'] not in reasons]
     if 'untried' in OPTIONS:
         mine = [m for m in mine if m['key'] not in results]
+    if 'sample' in OPTIONS:
+        random.Random(7).shuffle(mine)
+        mine = mine[:int(OPTIONS['sample'])]
     first = int(OPTIONS.get('first', 0)) % max(1, len(mine))
     mine = mine[first:] + mine[:first]
     for m in mutants:
