@@ -169,7 +169,7 @@ run_program() {
 	quiet=yes run_for $((seconds + 700)) "guest: $program" "$out" "$repo/scripts/vm" --kernel "$kernel" \
 		--mem 2G --cpus "$cpus" --timeout "$seconds" --console "$out.console" -- \
 		env -C "$dir" LOOP_TEST_FAULTS=1 LOOP_TEST_CYCLES=1000 LOOP_TEST_TREE="$linux/Documentation" \
-		LOOP_TEST_FILES=500 LOOP_TEST_OPS="$operations" "./$program" "$@"
+		LOOP_TEST_FILES=500 LOOP_TEST_OPS="$operations" NTFS_TEST_ROUNDS=6000 UNITS_TEST_ROUNDS=6000 "./$program" "$@"
 }
 
 # --- KUnit --------------------------------------------------------------------

@@ -139,7 +139,8 @@ def judge_kunit(m, cover, linux):
 
 def guest(repo, linux, timeout, append, *command):
     p = subprocess.run([f'{repo}/scripts/vm', '--kernel', linux, '--mem', '1G', '--timeout', str(timeout), '--append', append, '--',
-                        'env', 'LOOP_TEST_FAULTS=1', 'LOOP_TEST_OPS=2000', 'LOOP_TEST_FILES=50', f'LOOP_TEST_TREE={os.path.dirname(linux)}',
+                        'env', 'LOOP_TEST_FAULTS=1', 'LOOP_TEST_OPS=2000', 'LOOP_TEST_FILES=50', 'NTFS_TEST_ROUNDS=6000',
+                        'UNITS_TEST_ROUNDS=6000', f'LOOP_TEST_TREE={os.path.dirname(linux)}',
                         f'{repo}/scripts/guest/mutants', *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')
     return p.returncode, p.stdout
 

@@ -15,6 +15,7 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -268,21 +269,36 @@ static __maybe_unused void drop_clean_caches(void)
 	close(fd);
 }
 
-/* Bytes in slab caches, without what reclaim could free. */
+/*
+ * KiB in slab caches, without what can be reclaimed, what is free in a slab, and
+ * what KASAN keeps of them although it has been freed.
+ */
 static __maybe_unused long long image_slab(void)
 {
 	long long kib = -1;
 	char line[128];
+	glob_t found;
 	FILE *f;
+	int fd;
 
 	drop_clean_caches();
+	if (!glob("/sys/kernel/slab/*/shrink", GLOB_NOSORT, NULL, &found)) {
+		for (size_t i = 0; i < found.gl_pathc; i++) {
+			fd = open(found.gl_pathv[i], O_WRONLY | O_CLOEXEC);
+			if (fd >= 0 && write(fd, "1", 1) != 1)
+				ksft_print_msg("%s: %s\n", found.gl_pathv[i],
+					       strerror(errno));
+			close(fd);
+		}
+		globfree(&found);
+	}
 	f = fopen("/proc/meminfo", "re");
 	while (f && kib < 0 && fgets(line, sizeof(line), f))
 		sscanf(line, "SUnreclaim: %lld kB", &kib);
 	if (kib < 0)
 		ksft_exit_fail_perror("/proc/meminfo: SUnreclaim");
 	fclose(f);
-	return KIB(kib);
+	return kib;
 }
 
 /*
