@@ -185,6 +185,7 @@ objects_of_series() {
 	while IFS= read -r f; do
 		[[ $f == *.c && -f $kunit_linux/$f ]] || continue
 		case $f in
+		arch/um/*) grep -q "^CONFIG_UML=" "$1/.config" ;;
 		drivers/block/loop.c) grep -q "^CONFIG_BLK_DEV_LOOP=" "$1/.config" ;;
 		fs/user_window.c) grep -q "^CONFIG_USER_WINDOW=" "$1/.config" ;;
 		lib/test_wofs.c) grep -q "^CONFIG_TEST_WOFS=" "$1/.config" ;;
