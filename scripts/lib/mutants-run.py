@@ -30,8 +30,9 @@ import time
 
 STATE = sys.argv[1]
 HERE = os.path.dirname(os.path.abspath(__file__))
-OPTIONS = dict(a.partition('=')[::2] for a in sys.argv[3:] if re.match(r'(first|until|only|missed|untried|reports|budget|sample)(=|$)', a))
-ARGS = [a for a in sys.argv[3:] if not re.match(r'(first|until|only|missed|untried|reports|budget|sample)(=|$)', a)]
+IS_OPTION = re.compile(r'(first|until|only|missed|untried|reports|budget|sample)(=|$)').match
+OPTIONS = dict(a.partition('=')[::2] for a in sys.argv[3:] if IS_OPTION(a))
+ARGS = [a for a in sys.argv[3:] if not IS_OPTION(a)]
 KUNIT = {'mm/filemap.c': 'filemap_*', 'fs/user_window.c': 'user_window*'}
 PROGRAMS = {
     'drivers/block': ['loop:loop_config_test', 'loop:loop_io_test', 'loop:loop_window_test', 'loop:loop_life_test',

@@ -15,7 +15,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -1290,24 +1289,6 @@ TEST_F(file, data_is_not_reported_as_a_hole)
 	EXPECT_EQ(block, 0);
 }
 
-/* Write @text to all files that match @pattern, as far as that can be done. */
-static void write_all(const char *pattern, const char *text)
-{
-	glob_t found;
-	int fd;
-
-	if (glob(pattern, GLOB_NOSORT, NULL, &found))
-		return;
-	for (size_t i = 0; i < found.gl_pathc; i++) {
-		fd = open(found.gl_pathv[i], O_WRONLY | O_CLOEXEC);
-		if (fd >= 0 && write(fd, text, strlen(text)) < 0)
-			ksft_print_msg("%s: %s\n", found.gl_pathv[i],
-				       strerror(errno));
-		close(fd);
-	}
-	globfree(&found);
-}
-
 /*
  * KiB in slab caches, without what can be reclaimed, what is free in a slab, and
  * what KASAN keeps of them although it has been freed.
@@ -1318,8 +1299,8 @@ static long long slab_kib(void)
 	char line[128];
 	FILE *f;
 
-	write_all("/proc/sys/vm/drop_caches", "3");
-	write_all("/sys/kernel/slab/*/shrink", "1");
+	run("echo 3 >/proc/sys/vm/drop_caches");
+	run("for f in /sys/kernel/slab/*/shrink; do echo 1 >$f; done");
 	f = fopen("/proc/meminfo", "re");
 	while (f && kib < 0 && fgets(line, sizeof(line), f))
 		sscanf(line, "SUnreclaim: %lld kB", &kib);
@@ -1485,13 +1466,19 @@ TEST_F(file, beside_an_ordinary_file)
 	volume_check(_metadata, &self->vol);
 }
 
-TEST_F(file, extends_by_holes_with_disable_sparse)
+static void mount_disable_sparse(struct __test_metadata *_metadata,
+				 FIXTURE_DATA(file) * self)
 {
 	ASSERT_EQ(close(self->fd), 0);
 	ASSERT_EQ(umount(MNT), 0);
 	ASSERT_EQ(mount(self->vol.dev, MNT, "ntfs", 0, "disable_sparse"), 0);
 	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->fd, 0);
+}
+
+TEST_F(file, extends_by_holes_with_disable_sparse)
+{
+	mount_disable_sparse(_metadata, self);
 	EXPECT_EQ(pwrite(self->fd, self->data, self->len, 0), self->len)
 		TH_LOG("write: %s", strerror(errno));
 	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
@@ -1857,11 +1844,7 @@ TEST_F(file, mapped_file_is_extended)
 /* ftruncate() allocates clusters then. */
 TEST_F(file, mapped_file_is_extended_with_disable_sparse)
 {
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(umount(MNT), 0);
-	ASSERT_EQ(mount(self->vol.dev, MNT, "ntfs", 0, "disable_sparse"), 0);
-	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
-	ASSERT_GE(self->fd, 0);
+	mount_disable_sparse(_metadata, self);
 	expect_grows_mapped(_metadata, self, BY_FTRUNCATE);
 }
 

@@ -15,7 +15,6 @@
 #endif
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
@@ -277,21 +276,10 @@ static __maybe_unused long long image_slab(void)
 {
 	long long kib = -1;
 	char line[128];
-	glob_t found;
 	FILE *f;
-	int fd;
 
 	drop_clean_caches();
-	if (!glob("/sys/kernel/slab/*/shrink", GLOB_NOSORT, NULL, &found)) {
-		for (size_t i = 0; i < found.gl_pathc; i++) {
-			fd = open(found.gl_pathv[i], O_WRONLY | O_CLOEXEC);
-			if (fd >= 0 && write(fd, "1", 1) != 1)
-				ksft_print_msg("%s: %s\n", found.gl_pathv[i],
-					       strerror(errno));
-			close(fd);
-		}
-		globfree(&found);
-	}
+	image_run("for f in /sys/kernel/slab/*/shrink; do echo 1 >$f; done; :");
 	f = fopen("/proc/meminfo", "re");
 	while (f && kib < 0 && fgets(line, sizeof(line), f))
 		sscanf(line, "SUnreclaim: %lld kB", &kib);
