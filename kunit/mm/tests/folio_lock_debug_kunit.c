@@ -927,11 +927,14 @@ static void same_places_once(struct kunit *test)
 {
 	struct lock_test *t = test->priv;
 	struct folio_lock_state *old = print_reports(test, 0);
+	int times = 3;
 
-	for (int i = 0; i < 3; i++)
+	/* The calls of an unrolled loop are different places. */
+	OPTIMIZER_HIDE_VAR(times);
+	for (int i = 0; i < times; i++)
 		wrong_here(t);
 	expect_report(test, FOLIO_LOCK_ORDER, 5);
-	for (int i = 0; i < 3; i++)
+	for (int i = 0; i < times; i++)
 		wrong_there(t);
 	expect_report(test, FOLIO_LOCK_ORDER, 6);
 	folio_lock_state = *old;
