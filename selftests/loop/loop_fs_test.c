@@ -848,6 +848,8 @@ static void remove_crypt(const void *name)
 
 TEST_F_TIMEOUT(ext4, dm_crypt, DEADLINE)
 {
+	struct loop above = { .fd = -1 };
+	struct loop_args args = {};
 	unsigned char *plain, *buf;
 	char name[32];
 	size_t i;
@@ -889,10 +891,13 @@ TEST_F_TIMEOUT(ext4, dm_crypt, DEADLINE)
 			TH_LOG("sector %zu is not encrypted", i / SECTOR);
 	close(fd);
 
-	fd = open_crypt(_metadata, &self->loop, name);
-	ASSERT_EQ(CRYPT_SIZE, pread_full(fd, buf, CRYPT_SIZE, 0));
+	/* with loop above, too */
+	args.file = open_crypt(_metadata, &self->loop, name);
+	ASSERT_EQ(0, loop_attach(&above, &args));
+	ASSERT_EQ(CRYPT_SIZE, pread_full(above.fd, buf, CRYPT_SIZE, 0));
 	ASSERT_EQ(-1, find_difference(plain, buf, CRYPT_SIZE));
-	close(fd);
+	ASSERT_EQ(0, loop_detach(&above));
+	close(args.file);
 	undo_now(_metadata, undo);
 	free(plain);
 	free(buf);

@@ -35,6 +35,7 @@
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
+#include <linux/aio_abi.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
@@ -221,7 +222,7 @@ static void volume_check(struct __test_metadata *_metadata, struct volume *vol)
 {
 	static const char * const checks[] = {
 		"ntfsfix -n " IMAGE,
-		"ntfsresize -f -i " IMAGE,
+		"ntfsresize -i " IMAGE,
 	};
 	unsigned int i;
 	int ret;
@@ -755,6 +756,49 @@ TEST_F(buffer, short_write_past_end_of_file_sets_the_size)
 	volume_check(_metadata, &self->vol);
 }
 
+/*
+ * KiB in slab caches, without what can be reclaimed, what is free in a slab, and
+ * what KASAN keeps of them although it has been freed.
+ */
+static long long slab_kib(void)
+{
+	long long kib = -1;
+	char line[128];
+	FILE *f;
+
+	run("{ echo 3 >/proc/sys/vm/drop_caches; }");
+	run("for f in /sys/kernel/slab/*/shrink; do echo 1 >$f; done");
+	f = fopen("/proc/meminfo", "re");
+	while (f && kib < 0 && fgets(line, sizeof(line), f))
+		sscanf(line, "SUnreclaim: %lld kB", &kib);
+	if (kib < 0)
+		ksft_exit_fail_perror("/proc/meminfo: SUnreclaim");
+	fclose(f);
+	return kib;
+}
+
+/* What RCU has not freed yet is not leaked: give it time. */
+static long long slab_left(long long used, unsigned int limit)
+{
+	long long left = 0;
+	int i;
+
+	for (i = 0; i < 100; i++) {
+		left = slab_kib() - used;
+		if (left < limit)
+			break;
+		usleep(100000);
+	}
+	return left;
+}
+
+static unsigned int leak_rounds(void)
+{
+	const char *env = getenv("NTFS_TEST_ROUNDS");
+
+	return env ? atoi(env) : 0;
+}
+
 /* A volume that is full, or full of small holes. */
 FIXTURE(space) {
 	struct volume vol;
@@ -805,9 +849,10 @@ TEST_F_TIMEOUT(space, reads_back_what_reused_clusters_hold, 120)
 	volume_check(_metadata, &self->vol);
 }
 
-TEST_F(space, returns_what_fitted_on_the_volume)
+TEST_F_TIMEOUT(space, returns_what_fitted_on_the_volume, 120)
 {
-	unsigned int seed = 1;
+	unsigned int i, seed = 1, rounds = leak_rounds();
+	long long used = 0;
 	unsigned char *data;
 	struct stat st;
 	ssize_t n;
@@ -829,6 +874,16 @@ TEST_F(space, returns_what_fitted_on_the_volume)
 		n = 0;
 	ASSERT_EQ(fstat(self->fd, &st), 0);
 	EXPECT_EQ(st.st_size, n);
+	for (i = 0; i <= 2 * rounds && !_metadata->exit_code; i++) {
+		if (i == rounds + 1)
+			used = slab_kib();
+		EXPECT_EQ(pwrite(self->fd, data, self->vol.block, st.st_size),
+			  -1);
+		EXPECT_EQ(errno, ENOSPC);
+	}
+	if (rounds)
+		EXPECT_LT(slab_left(used, rounds / 16), rounds / 16)
+			TH_LOG("KiB in %u rounds", rounds);
 	EXPECT_EQ(pwrite(self->fd, data, IMAGE_SIZE, st.st_size), -1);
 	EXPECT_EQ(errno, ENOSPC);
 	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
@@ -863,48 +918,66 @@ static off_t fill_volume(struct __test_metadata *_metadata, int fd)
 	return size;
 }
 
+/* A file that has the whole volume, but for single clusters, and its data */
+struct solid {
+	int fd;
+	off_t size;
+	unsigned char *want;
+};
+
+static void leave_single_clusters(struct __test_metadata *_metadata,
+				  struct solid *solid, size_t cluster)
+{
+	unsigned int i, holes = 60;
+	off_t pos;
+
+	solid->fd = open(MNT "/solid", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(solid->fd, 0);
+	solid->size = fill_volume(_metadata, solid->fd);
+	ASSERT_GT(solid->size, 4 * holes * cluster);
+	solid->want = malloc(solid->size);
+	ASSERT_NE(solid->want, NULL);
+	fill(solid->want, solid->size, 0, 'A');
+	for (i = 0; i < holes; i++) {
+		pos = solid->size / holes * i;
+		pos -= pos % cluster;
+		ASSERT_EQ(fallocate(solid->fd, FALLOC_FL_PUNCH_HOLE |
+				    FALLOC_FL_KEEP_SIZE, pos, cluster), 0)
+			TH_LOG("punch hole: %s", strerror(errno));
+		memset(solid->want + pos, 0, cluster);
+	}
+	ASSERT_EQ(fsync(solid->fd), 0);
+}
+
 /*
- * Free single clusters of a file that has the whole volume: a block has to go
- * to clusters that are not neighbours, and the ones between belong to the file.
+ * A block has to go to clusters that are not neighbours, and the ones between
+ * belong to another file.
  */
 TEST_F(space, uses_only_the_clusters_that_are_free)
 {
-	size_t cluster = variant->cluster, block = self->vol.block;
-	unsigned int i, holes = 60, seed = 1;
-	unsigned char *want, *data;
-	off_t size, pos;
-	int solid;
+	size_t block = self->vol.block;
+	unsigned int seed = 1;
+	struct solid solid;
+	unsigned char *data;
 
 	data = malloc(block);
 	ASSERT_NE(data, NULL);
 	fill_random(data, block, &seed);
-	solid = open(MNT "/solid", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(solid, 0);
-	size = fill_volume(_metadata, solid);
-	ASSERT_GT(size, 4 * holes * cluster);
-	want = malloc(size);
-	ASSERT_NE(want, NULL);
-	fill(want, size, 0, 'A');
-	for (i = 0; i < holes; i++) {
-		pos = size / 2 - size / 2 % cluster + 2 * i * cluster;
-		ASSERT_EQ(fallocate(solid, FALLOC_FL_PUNCH_HOLE |
-				    FALLOC_FL_KEEP_SIZE, pos, cluster), 0)
-			TH_LOG("punch hole: %s", strerror(errno));
-		memset(want + pos, 0, cluster);
-	}
-	ASSERT_EQ(fsync(solid), 0);
+	leave_single_clusters(_metadata, &solid, variant->cluster);
 
 	EXPECT_EQ(pwrite(self->fd, data, block, 0), block)
 		TH_LOG("write: %s", strerror(errno));
-	ASSERT_EQ(posix_fadvise(solid, 0, 0, POSIX_FADV_DONTNEED), 0);
-	expect_data(_metadata, solid, want, size, 0, "the other file, cold");
-	ASSERT_EQ(close(solid), 0);
+	ASSERT_EQ(posix_fadvise(solid.fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	expect_data(_metadata, solid.fd, solid.want, solid.size, 0,
+		    "the other file, cold");
+	ASSERT_EQ(close(solid.fd), 0);
 	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
 					  data, block, 0);
-	solid = open(MNT "/solid", O_RDONLY | O_CLOEXEC);
-	ASSERT_GE(solid, 0);
-	expect_data(_metadata, solid, want, size, 0, "the other file, after remount");
-	close(solid);
+	solid.fd = open(MNT "/solid", O_RDONLY | O_CLOEXEC);
+	ASSERT_GE(solid.fd, 0);
+	expect_data(_metadata, solid.fd, solid.want, solid.size, 0,
+		    "the other file, after remount");
+	close(solid.fd);
 	close(self->fd);
 	volume_check(_metadata, &self->vol);
 }
@@ -1233,6 +1306,102 @@ TEST_F(place, does_not_show_up_at_offset_modulo_4g)
 	volume_check(_metadata, &self->vol);
 }
 
+#define FAILSLAB	"/sys/kernel/debug/failslab/"
+#define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
+
+static int write_string(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		err = -errno;
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+/* Allocations of this thread can fail; a file to say which, or -1. */
+static int open_fail_nth(void)
+{
+	if (access(FAILSLAB, F_OK))
+		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	if (write_string(FAILSLAB "ignore-gfp-wait", "N") ||
+	    write_string(FAILSLAB "verbose", "0"))
+		return -1;
+	/* pages as well, where that is possible */
+	write_string(FAIL_PAGE "ignore-gfp-wait", "N");
+	write_string(FAIL_PAGE "min-order", "0");
+	write_string(FAIL_PAGE "verbose", "0");
+	return open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+}
+
+/* Or all that cannot wait for memory. */
+static int fail_what_cannot_wait(void)
+{
+	static const char * const settings[][2] = {
+		{ FAILSLAB "task-filter", "Y" },
+		{ FAILSLAB "times", "-1" },
+		{ FAILSLAB "verbose", "0" },
+		{ FAILSLAB "probability", "100" },
+		{ FAIL_PAGE "min-order", "0" },
+		{ FAIL_PAGE "task-filter", "Y" },
+		{ FAIL_PAGE "times", "-1" },
+		{ FAIL_PAGE "verbose", "0" },
+		{ FAIL_PAGE "probability", "100" },
+		{ "/proc/thread-self/make-it-fail", "1" },
+	};
+	unsigned int i;
+	int err = 0;
+
+	if (access(FAILSLAB, F_OK))
+		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	for (i = 0; i < ARRAY_SIZE(settings) && !err; i++)
+		err = write_string(settings[i][0], settings[i][1]);
+	return err;
+}
+
+static void close_fail_nth(void)
+{
+	write_string("/proc/thread-self/make-it-fail", "0");
+	if (access(FAILSLAB, F_OK))
+		return;
+	write_string(FAILSLAB "probability", "0");
+	write_string(FAILSLAB "task-filter", "N");
+	write_string(FAILSLAB "times", "1");
+	write_string(FAIL_PAGE "probability", "0");
+	write_string(FAIL_PAGE "task-filter", "N");
+	write_string(FAIL_PAGE "times", "1");
+	write_string(FAILSLAB "ignore-gfp-wait", "Y");
+	write_string(FAILSLAB "verbose", "2");
+	write_string(FAIL_PAGE "ignore-gfp-wait", "Y");
+	write_string(FAIL_PAGE "min-order", "1");
+	write_string(FAIL_PAGE "verbose", "2");
+}
+
+/* The next allocation but @nth - 1 is to fail. */
+static void fail_allocation(int fd, unsigned int nth)
+{
+	char value[16];
+	int n = snprintf(value, sizeof(value), "%u", nth);
+
+	if (pwrite(fd, value, n, 0) != n)
+		ksft_exit_fail_perror("fail-nth");
+}
+
+/* No more; has it failed? */
+static bool has_failed(int fd)
+{
+	char left[16] = "";
+	int err = errno;
+
+	if (pread(fd, left, sizeof(left) - 1, 0) <= 0 ||
+	    pwrite(fd, "0", 1, 0) != 1)
+		ksft_exit_fail_perror("fail-nth");
+	errno = err;
+	return !atoi(left);
+}
+
 /* One file of four blocks. */
 FIXTURE(file) {
 	struct volume vol;
@@ -1265,6 +1434,7 @@ FIXTURE_SETUP(file)
 
 FIXTURE_TEARDOWN(file)
 {
+	close_fail_nth();
 	volume_teardown(&self->vol);
 }
 
@@ -1289,34 +1459,12 @@ TEST_F(file, data_is_not_reported_as_a_hole)
 	EXPECT_EQ(block, 0);
 }
 
-/*
- * KiB in slab caches, without what can be reclaimed, what is free in a slab, and
- * what KASAN keeps of them although it has been freed.
- */
-static long long slab_kib(void)
-{
-	long long kib = -1;
-	char line[128];
-	FILE *f;
-
-	run("echo 3 >/proc/sys/vm/drop_caches");
-	run("for f in /sys/kernel/slab/*/shrink; do echo 1 >$f; done");
-	f = fopen("/proc/meminfo", "re");
-	while (f && kib < 0 && fgets(line, sizeof(line), f))
-		sscanf(line, "SUnreclaim: %lld kB", &kib);
-	if (kib < 0)
-		ksft_exit_fail_perror("/proc/meminfo: SUnreclaim");
-	fclose(f);
-	return kib;
-}
-
 /* Reads and writes of a block free what they have allocated. */
 TEST_F_TIMEOUT(file, no_memory_is_left, 300)
 {
-	const char *env = getenv("NTFS_TEST_ROUNDS");
-	unsigned int i, rounds = env ? atoi(env) : 0;
+	unsigned int i, rounds = leak_rounds();
 	size_t block = self->vol.block;
-	long long used = 0, left = 0;
+	long long used = 0;
 	unsigned char byte;
 
 	if (!rounds)
@@ -1333,14 +1481,7 @@ TEST_F_TIMEOUT(file, no_memory_is_left, 300)
 			  0);
 		ASSERT_EQ(pread(self->fd, &byte, 1, 2 * block), 1);
 	}
-	/* what RCU has not freed yet is not leaked: give it time */
-	for (i = 0; i < 100; i++) {
-		left = slab_kib() - used;
-		if (left < rounds / 16)
-			break;
-		usleep(100000);
-	}
-	EXPECT_LT(left, rounds / 16)
+	EXPECT_LT(slab_left(used, rounds / 16), rounds / 16)
 		TH_LOG("KiB in %u rounds", rounds);
 	close(expect_data_everywhere(_metadata, &self->vol, self->fd,
 				     self->data, self->len, 0));
@@ -1487,6 +1628,38 @@ TEST_F(file, extends_by_holes_with_disable_sparse)
 	volume_check(_metadata, &self->vol);
 }
 
+/* ... and an ordinary file by clusters, even if they are not neighbours. */
+TEST_F(file, extends_by_clusters_with_disable_sparse)
+{
+	size_t cluster = variant->cluster, page = self->vol.page;
+	size_t len = page + 2 * cluster;
+	unsigned char *want = calloc(1, len);
+	struct solid solid;
+	struct stat st;
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	fill(want, page, 0, 'a');
+	fd = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(pwrite(fd, want, page, 0), page);
+	ASSERT_EQ(close(fd), 0);
+	leave_single_clusters(_metadata, &solid, cluster);
+	ASSERT_EQ(close(solid.fd), 0);
+	mount_disable_sparse(_metadata, self);
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(rename(MNT "/other", MNT "/file"), 0);
+	fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(ftruncate(fd, len), 0)
+		TH_LOG("ftruncate: %s", strerror(errno));
+	ASSERT_EQ(fstat(fd, &st), 0);
+	EXPECT_EQ(st.st_blocks, len / 512);
+	expect_size(_metadata, fd, len, "size");
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
 /* For a child: does a store to @p raise a signal? */
 static int store_raises(char *p)
 {
@@ -1548,7 +1721,11 @@ TEST_F(file, short_append_to_an_ordinary_file)
 	ASSERT_EQ(munmap(p + page, page), 0);
 	EXPECT_EQ(write(fd, p, 2 * page), page);
 	expect_size(_metadata, fd, size + page, "after the short write");
-	ASSERT_EQ(write(fd, self->data + size + page, page), page);
+	/* nothing is special about one byte */
+	p[page - 1] = self->data[size + page];
+	EXPECT_EQ(write(fd, p + page - 1, page), 1);
+	expect_size(_metadata, fd, size + page + 1, "after one byte");
+	ASSERT_EQ(write(fd, self->data + size + page + 1, page - 1), page - 1);
 	expect_size(_metadata, fd, size + 2 * page, "after the next one");
 	expect_data(_metadata, fd, self->data, size + 2 * page, 0, "warm");
 	ASSERT_EQ(fsync(fd), 0);
@@ -1603,9 +1780,10 @@ TEST_F(file, short_write_to_preallocated_space)
 		 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(p, MAP_FAILED);
 	fill(p, page, page, 'a');
-	memcpy(want + page + 100, p + 100, page - 100);
+	/* the write ends within a block, the rest of which it has read */
+	memcpy(want + page + 300, p + 100, page - 100);
 	ASSERT_EQ(munmap(p + page, page), 0);
-	EXPECT_EQ(pwrite(fd, p + 100, 2 * page, page + 100), page - 100);
+	EXPECT_EQ(pwrite(fd, p + 100, 2 * page, page + 300), page - 100);
 	expect_size(_metadata, fd, size, "after the short write");
 	expect_data(_metadata, fd, want, size, 0, "warm");
 	ASSERT_EQ(fsync(fd), 0);
@@ -1667,6 +1845,11 @@ TEST_F(file, stores_to_a_mapping_of_a_resident_file)
 	int fd;
 
 	fd = create_resident(_metadata, self, &map);
+	/* around what is written, there is what was in the record */
+	poison_free_memory();
+	fill(self->data + 200, 50, 200, 'q');
+	ASSERT_EQ(pwrite(fd, self->data + 200, 50, 200), 50);
+	expect_data(_metadata, fd, self->data, RESIDENT, 0, "written");
 	fill(self->data, 100, 0, 'Q');
 	memcpy(map, self->data, 100);
 	ASSERT_EQ(msync(map, self->vol.page, MS_SYNC), 0);
@@ -1859,18 +2042,205 @@ TEST_F(file, mapping_is_enlarged)
 	expect_grows_mapped(_metadata, self, BY_MREMAP);
 }
 
-#define FAILSLAB	"/sys/kernel/debug/failslab/"
-
-static int write_string(const char *path, const char *value)
+/*
+ * An ordinary resident file is written, or a store to a mapping of it is written
+ * back, and each allocation fails in turn.  What is said to be there is there.
+ */
+static void expect_no_memory_resident(struct __test_metadata *_metadata,
+				      FIXTURE_DATA(file) * self, bool store)
 {
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int err = 0;
+	unsigned char *map, *new = self->data + RESIDENT;
+	size_t page = self->vol.page;
+	unsigned int i, failed = 0;
+	bool more = true;
+	int fd, nth, ret;
 
-	if (fd < 0 || write(fd, value, strlen(value)) < 0)
-		err = -errno;
-	if (fd >= 0)
-		close(fd);
-	return err;
+	fd = create_resident(_metadata, self, &map);
+	nth = open_fail_nth();
+	if (nth < 0)
+		SKIP(return, "needs CONFIG_FAILSLAB");
+	for (i = 1; more && i < 1000; i++) {
+		fill(new, RESIDENT, 0, 'A' + i % 2);
+		if (store)
+			memcpy(map, new, RESIDENT);
+		ASSERT_EQ(munmap(map, page), 0);
+		fail_allocation(nth, i);
+		ret = store ? sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE) :
+			      pwrite(fd, new, RESIDENT, 0) != RESIDENT;
+		if (ret)
+			EXPECT_EQ(errno, ENOMEM)
+				TH_LOG("allocation %u", i);
+		more = has_failed(nth);
+		failed += !!ret;
+		if (!ret)
+			memcpy(self->data, new, RESIDENT);
+		if (store) {
+			EXPECT_EQ(fsync(fd), ret);
+			EXPECT_EQ(fsync(fd), 0);
+		}
+		expect_size(_metadata, fd, RESIDENT, "size");
+		if (ret || store)
+			posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		expect_data(_metadata, fd, self->data, RESIDENT, 0, "data");
+		map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			   0);
+		ASSERT_NE(map, MAP_FAILED);
+	}
+	EXPECT_LT(i, 1000);
+	EXPECT_GT(failed, 0);
+	ASSERT_EQ(munmap(map, page), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, self->data,
+				     RESIDENT, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(file, failed_allocation_of_a_resident_write)
+{
+	expect_no_memory_resident(_metadata, self, false);
+}
+
+TEST_F(file, failed_allocation_of_a_resident_writeback)
+{
+	expect_no_memory_resident(_metadata, self, true);
+}
+
+/*
+ * An ordinary file grows out of its MFT record while the device is slow, and
+ * mrec_lock is held all that time.  What waits for that lock, and has seen that
+ * the file is resident, has to look again.
+ */
+#define SLOW_MS		200
+#define SLOW		"delay=200"
+
+enum waiter { SPLICE, FIEMAP, STORE, SYNC };
+
+FIXTURE(slow) {
+	struct volume vol;
+	int fd;
+	unsigned char *map, *data;
+};
+
+FIXTURE_VARIANT(slow) {
+	enum waiter waiter;
+};
+
+FIXTURE_VARIANT_ADD(slow, splice) { .waiter = SPLICE };
+FIXTURE_VARIANT_ADD(slow, fiemap) { .waiter = FIEMAP };
+FIXTURE_VARIANT_ADD(slow, store) { .waiter = STORE };
+FIXTURE_VARIANT_ADD(slow, sync) { .waiter = SYNC };
+
+FIXTURE_SETUP(slow)
+{
+	__volume_setup(_metadata, &self->vol, 4096, true);
+	if (_metadata->exit_code)
+		return;
+	self->data = malloc(2 * self->vol.page);
+	ASSERT_NE(self->data, NULL);
+	fill(self->data, 2 * self->vol.page, 0, 'a');
+	self->fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(self->fd, 0);
+	ASSERT_EQ(pwrite(self->fd, self->data, RESIDENT, 0), RESIDENT);
+	ASSERT_EQ(fsync(self->fd), 0);
+	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	self->map = mmap(NULL, self->vol.page, PROT_READ | PROT_WRITE,
+			 MAP_SHARED, self->fd, 0);
+	ASSERT_NE(self->map, MAP_FAILED);
+}
+
+FIXTURE_TEARDOWN(slow)
+{
+	mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0");
+	volume_teardown(&self->vol);
+}
+
+/* Is @len bytes of @data anywhere on the disk? */
+static bool on_disk(const unsigned char *data, size_t len)
+{
+	unsigned char *image = malloc(IMAGE_SIZE);
+	int fd = open(IMAGE, O_RDONLY | O_CLOEXEC);
+	off_t pos = 0;
+	ssize_t n = 1;
+	bool found;
+
+	while (image && n > 0 && pos < IMAGE_SIZE) {
+		n = pread(fd, image + pos, IMAGE_SIZE - pos, pos);
+		pos += n;
+	}
+	found = n > 0 && memmem(image, IMAGE_SIZE, data, len);
+	free(image);
+	close(fd);
+	return found;
+}
+
+/* For a child */
+static void wait_and_access(FIXTURE_DATA(slow) * self, enum waiter waiter)
+{
+	struct fiemap fiemap = { .fm_length = ~0ULL };
+	unsigned char buf[RESIDENT];
+	int p[2];
+
+	poll(NULL, 0, SLOW_MS / 2);
+	switch (waiter) {
+	case SPLICE:		/* read() would wait for the inode lock */
+		_exit(pipe(p) ||
+		      splice(self->fd, NULL, p[1], NULL, RESIDENT, 0) !=
+		      RESIDENT ||
+		      read(p[0], buf, RESIDENT) != RESIDENT ||
+		      memcmp(buf, self->data, RESIDENT));
+	case FIEMAP:
+		_exit(ioctl(self->fd, FS_IOC_FIEMAP, &fiemap) ||
+		      !fiemap.fm_mapped_extents);
+	case STORE:
+		self->map[0] = 'Q';
+		_exit(0);
+	case SYNC:
+		_exit(sync_file_range(self->fd, 0, 0,
+				      SYNC_FILE_RANGE_WRITE |
+				      SYNC_FILE_RANGE_WAIT_AFTER) != 0);
+	}
+}
+
+TEST_F(slow, resident_file_grows)
+{
+	size_t len = 2 * self->vol.page;
+	int status = -1;
+	pid_t pid;
+
+	if (variant->waiter == SYNC) {
+		memset(self->map, 'Q', RESIDENT);
+		memset(self->data, 'Q', RESIDENT);
+	} else if (variant->waiter == STORE) {
+		/* else it waits for the data, and then for nothing */
+		ASSERT_EQ(__atomic_load_n(self->map, __ATOMIC_RELAXED),
+			  self->data[0]);
+	}
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, SLOW), 0);
+	fflush(NULL);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid)
+		wait_and_access(self, variant->waiter);
+	ASSERT_EQ(pwrite(self->fd, self->data + RESIDENT, len - RESIDENT,
+			 RESIDENT), len - RESIDENT);
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0"), 0);
+	EXPECT_EQ(status, 0);
+	if (variant->waiter == SYNC)
+		EXPECT_TRUE(on_disk(self->data, RESIDENT));
+	if (variant->waiter == STORE)
+		self->data[0] = 'Q';
+	ASSERT_EQ(munmap(self->map, self->vol.page), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, self->fd,
+				     self->data, len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+static long free_blocks(struct __test_metadata *_metadata)
+{
+	struct statvfs st;
+
+	ASSERT_EQ(statvfs(MNT, &st), 0);
+	return st.f_bfree;
 }
 
 /* Two blocks with data on disk, one of them written with failures. */
@@ -1916,11 +2286,9 @@ FIXTURE_SETUP(failing)
 
 FIXTURE_TEARDOWN(failing)
 {
-	if (!access(FAILSLAB, F_OK)) {
-		write_string(FAILSLAB "ignore-gfp-wait", "Y");
-		write_string(FAILSLAB "verbose", "2");
-	}
-	mount("none", WOFS, "wofs", MS_REMOUNT, "cut=0");
+	close_fail_nth();
+	mount("none", WOFS, "wofs", MS_REMOUNT,
+	      "cut=0,fail=none,delay=0");
 	volume_teardown(&self->vol);
 }
 
@@ -1933,50 +2301,222 @@ static bool holds(FIXTURE_DATA(failing) * self, const unsigned char *want,
 }
 
 /* Each allocation of a write fails in turn. */
-TEST_F_TIMEOUT(failing, allocation_keeps_the_old_data, 120)
+static void expect_no_memory(struct __test_metadata *_metadata,
+			     FIXTURE_DATA(failing) * self, size_t pos)
 {
 	size_t block = self->vol.block;
 	unsigned char *buf = malloc(block);
 	unsigned int nth, failed = 0;
-	char value[16], left[16];
+	bool more = true;
 	ssize_t n;
 	int fd;
 
 	ASSERT_NE(buf, NULL);
-	if (access(FAILSLAB, F_OK))
-		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
-	if (access(FAILSLAB, F_OK))
+	fd = open_fail_nth();
+	if (fd < 0)
 		SKIP(return, "needs CONFIG_FAILSLAB");
-	ASSERT_EQ(write_string(FAILSLAB "ignore-gfp-wait", "N"), 0);
-	ASSERT_EQ(write_string(FAILSLAB "verbose", "0"), 0);
-	fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	ASSERT_GE(fd, 0);
 
-	for (nth = 1; nth < 1000; nth++) {
+	memcpy(self->new, self->old, pos);
+	for (nth = 1; more && nth < 1000; nth++) {
 		ASSERT_EQ(pwrite(self->fd, self->old, block, 0), block);
 		ASSERT_EQ(fsync(self->fd), 0);
-		snprintf(value, sizeof(value), "%u", nth);
-		memset(left, 0, sizeof(left));
-		ASSERT_EQ(pwrite(fd, value, strlen(value), 0), strlen(value));
-		n = pwrite(self->fd, self->new, block, 0);
-		pread(fd, left, sizeof(left) - 1, 0);
-		ASSERT_EQ(pwrite(fd, "0", 1, 0), 1);
+		if (pos)
+			posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+		fail_allocation(fd, nth);
+		n = pwrite(self->fd, self->new + pos, block - pos, pos);
+		if (n < 0)
+			EXPECT_EQ(errno, ENOMEM)
+				TH_LOG("allocation %u", nth);
+		more = has_failed(fd);
 		failed += n < 0;
 
 		posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
 		EXPECT_TRUE(holds(self, n < 0 ? self->old : self->new, buf))
 			TH_LOG("allocation %u failed, write returned %zd: first byte 0x%02x",
 			       nth, n, buf[0]);
-		if (atoi(left))
-			break;
 	}
 	EXPECT_LT(nth, 1000);
 	EXPECT_GT(failed, 0);
 	ASSERT_EQ(close(fd), 0);
 	memcpy(self->new + block, self->old + block, block);
-	self->fd = expect_data_everywhere(_metadata, &self->vol, self->fd,
-					  self->new, 2 * block, 0);
+	ASSERT_EQ(close(self->fd), 0);
+	/* nothing of that is an error of the volume: the next mount forgets those */
+	volume_check(_metadata, &self->vol);
+	ASSERT_EQ(mount(self->vol.dev, MNT, "ntfs", 0, NULL), 0);
+	self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(self->fd, 0);
+	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->new,
+				     2 * block, 0));
+}
+
+TEST_F_TIMEOUT(failing, allocation_keeps_the_old_data, 120)
+{
+	expect_no_memory(_metadata, self, 0);
+}
+
+/* The block is read first. */
+TEST_F_TIMEOUT(failing, allocation_keeps_the_old_data_around, 120)
+{
+	expect_no_memory(_metadata, self, 1000);
+}
+
+/* A write to a part of a block that cannot be read changes nothing. */
+TEST_F(failing, read_keeps_the_old_data)
+{
+	size_t block = self->vol.block;
+
+	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+			"fail=eio,fail_op=read"), 0);
+	EXPECT_EQ(pwrite(self->fd, self->new, 1000, 100), -1);
+	EXPECT_EQ(errno, EIO);
+	/* the first block is written, the second one is not */
+	EXPECT_EQ(pwrite(self->fd, self->new, block + 1000, 0), block);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	memcpy(self->old, self->new, block);
+	expect_size(_metadata, self->fd, 2 * block, "size");
+	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->old,
+				     2 * block, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * The data of a resident file cannot be written to clusters: they are freed, and
+ * the file stays as it is.
+ */
+TEST_F_TIMEOUT(failing, error_leaves_it_in_the_record, 120)
+{
+	unsigned int i, rounds = leak_rounds();
+	long long used = 0;
+	long free;
+	int other;
+
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(pwrite(other, self->new, RESIDENT, 0), RESIDENT);
+	ASSERT_EQ(fsync(other), 0);
+	free = free_blocks(_metadata);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=eio"), 0);
+	for (i = 0; i <= 2 * rounds && !_metadata->exit_code; i++) {
+		if (i == rounds + 1)
+			used = slab_kib();
+		EXPECT_EQ(pwrite(other, self->new, self->vol.page, RESIDENT),
+			  -1);
+		EXPECT_EQ(errno, EIO);
+	}
+	if (rounds)
+		EXPECT_LT(slab_left(used, rounds / 16), rounds / 16)
+			TH_LOG("KiB in %u rounds", rounds);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	EXPECT_EQ(free_blocks(_metadata), free);
+	expect_size(_metadata, other, RESIDENT, "size");
+	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
+	expect_data(_metadata, other, self->new, RESIDENT, 0, "resident");
+	ASSERT_EQ(pwrite(other, self->new + RESIDENT, self->vol.page, RESIDENT),
+		  self->vol.page);
+	ASSERT_EQ(fsync(other), 0);
+	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
+	expect_data(_metadata, other, self->new, RESIDENT + self->vol.page, 0,
+		    "not resident");
+	close(other);
 	close(self->fd);
+	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * A page of a block is reclaimed while another one is read, before all of them
+ * are locked: it has to be read again.
+ */
+TEST_F(failing, reads_again_what_was_reclaimed)
+{
+	size_t page = self->vol.page, block = self->vol.block;
+	int status = -1;
+	pid_t pid;
+
+	expect_data(_metadata, self->fd, self->old, 2 * block, 0, "warm");
+	ASSERT_EQ(posix_fadvise(self->fd, page, block - page,
+				POSIX_FADV_DONTNEED), 0);
+	poison_free_memory();
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, SLOW), 0);
+	fflush(NULL);
+	pid = fork();
+	ASSERT_GE(pid, 0);
+	if (!pid) {
+		poll(NULL, 0, SLOW_MS / 2);
+		_exit(posix_fadvise(self->fd, 0, page, POSIX_FADV_DONTNEED));
+	}
+	memcpy(self->old + 2 * page, self->new, 100);
+	ASSERT_EQ(pwrite(self->fd, self->new, 100, 2 * page), 100);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0"), 0);
+	ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	ASSERT_EQ(status, 0);
+	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->old,
+				     2 * block, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/* A write waits for memory, in whatever way it writes. */
+TEST_F(failing, allocations_wait)
+{
+	size_t block = self->vol.block, page = self->vol.page;
+	int other;
+
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(pwrite(other, self->old, RESIDENT, 0), RESIDENT);
+	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	if (fail_what_cannot_wait())
+		SKIP(return, "needs CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC");
+	EXPECT_EQ(pwrite(self->fd, self->new, block, 0), block);
+	EXPECT_EQ(pwrite(self->fd, self->new + block, 100, block), 100);
+	EXPECT_EQ(pwrite(other, self->new, RESIDENT, 0), RESIDENT);
+	EXPECT_EQ(pwrite(other, self->new + RESIDENT, 2 * page, RESIDENT),
+		  2 * page);
+	EXPECT_EQ(fallocate(other, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			    page, page), 0);
+	EXPECT_EQ(fsync(other), 0);
+	close_fail_nth();
+	memcpy(self->new + block + 100, self->old + block + 100, block - 100);
+	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
+	expect_data(_metadata, other, self->new, page, 0, "ordinary");
+	close(other);
+	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->new,
+				     2 * block, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/* What an allocation that fails leaves is freed. */
+TEST_F_TIMEOUT(failing, no_memory_is_left_by_failed_allocations, 300)
+{
+	unsigned int i, nth, rounds = leak_rounds() / 2;
+	size_t block = self->vol.block;
+	long long used = 0;
+	int fd;
+
+	if (!rounds)
+		SKIP(return,
+		     "set NTFS_TEST_ROUNDS=6000 on an idle machine to look for leaks");
+	fd = open_fail_nth();
+	if (fd < 0)
+		SKIP(return, "needs CONFIG_FAILSLAB");
+	for (nth = 0; nth <= 20; nth++) {
+		if (nth == 1)
+			used = slab_kib();
+		for (i = 0; i < rounds; i++) {
+			fail_allocation(fd, nth);
+			pwrite(self->fd, self->new, block, 0);
+			if (nth && !has_failed(fd))
+				break;
+		}
+	}
+	fail_allocation(fd, 0);
+	EXPECT_LT(slab_left(used, rounds / 16), rounds / 16)
+		TH_LOG("KiB in %u rounds", rounds);
+	ASSERT_EQ(close(fd), 0);
+	ASSERT_EQ(pwrite(self->fd, self->new, block, 0), block);
+	memcpy(self->new + block, self->old + block, block);
+	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->new,
+				     2 * block, 0));
 	volume_check(_metadata, &self->vol);
 }
 
@@ -2035,12 +2575,152 @@ TEST_F_TIMEOUT(failing, device_is_reported, 120)
 #define RESIDENT_FILES	100
 #define RECORD_SIZE	1024
 
-static long free_blocks(struct __test_metadata *_metadata)
+/*
+ * A hole that cannot be made leaves all of an ordinary file as it is, in memory
+ * and on disk.  With more holes the runlist needs a second MFT record.
+ */
+TEST_F_TIMEOUT(failing, failed_allocation_of_a_hole, 120)
 {
-	struct statvfs st;
+	size_t cluster = 4096, len = 500 * cluster, pos;
+	unsigned char *want = malloc(len);
+	unsigned int i, nth = 1, failed = 0, holes = 120;
+	int fd, ret;
 
-	ASSERT_EQ(statvfs(MNT, &st), 0);
-	return st.f_bfree;
+	ASSERT_NE(want, NULL);
+	fd = open_fail_nth();
+	if (fd < 0)
+		SKIP(return, "needs CONFIG_FAILSLAB");
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	self->fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(self->fd, 0);
+	fill(want, len, 0, 'a');
+	ASSERT_EQ(pwrite(self->fd, want, len, 0), len);
+	ASSERT_EQ(fsync(self->fd), 0);
+	for (i = 1; i < 2 * holes && !_metadata->exit_code; i++) {
+		pos = 2 * i * cluster;
+		fail_allocation(fd, i < holes ? 0 : nth);
+		ret = fallocate(self->fd, FALLOC_FL_PUNCH_HOLE |
+				FALLOC_FL_KEEP_SIZE, pos, cluster);
+		if (i >= holes)
+			nth = has_failed(fd) ? nth + 1 : 1;
+		if (!ret) {
+			memset(want + pos, 0, cluster);
+			continue;
+		}
+		ASSERT_GE(i, holes);
+		EXPECT_TRUE(errno == ENOMEM || errno == EIO);
+		failed++;
+		/* which looks for the end of the runlist */
+		EXPECT_EQ(pwrite(self->fd, want + len - 10, 10, len - 10), 10);
+		close(expect_data_everywhere(_metadata, &self->vol, self->fd,
+					     want, len, 0));
+		self->fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+		ASSERT_GE(self->fd, 0);
+	}
+	EXPECT_GT(failed, 0);
+	ASSERT_EQ(close(fd), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, self->fd, want, len,
+				     0));
+	volume_check(_metadata, &self->vol);
+}
+
+/* Clusters that cannot be freed are lost: the volume wants to be checked. */
+TEST_F(failing, hole_that_does_not_free_its_clusters)
+{
+	size_t page = self->vol.page, len = 4 * page;
+	int other;
+
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	ASSERT_EQ(pwrite(other, self->new, len, 0), len);
+	ASSERT_EQ(fsync(other), 0);
+	/* the bitmap is not in memory then */
+	sync();
+	ASSERT_EQ(run("{ echo 1 >/proc/sys/vm/drop_caches; }"), 0);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+			"fail=eio,fail_op=read"), 0);
+	EXPECT_EQ(fallocate(other, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			    page, page), 0)
+		TH_LOG("punch hole: %s", strerror(errno));
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	memset(self->new + page, 0, page);
+	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
+	expect_data(_metadata, other, self->new, len, 0, "cold");
+	close(other);
+	close(self->fd);
+	ASSERT_EQ(umount(MNT), 0);
+	EXPECT_EQ(run("ntfsresize -i " IMAGE), 1);
+}
+
+/*
+ * What a store would make valid, but cannot be zeroed, stays what it is: space
+ * that reads as zeros.
+ */
+TEST_F(failing, store_behind_space_that_cannot_be_zeroed)
+{
+	size_t page = self->vol.page, len = 8 * page;
+	unsigned char *map, *want = calloc(1, len);
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	/* the end of the data is in a block that has to be read */
+	fill(want, page + 100, 0, 'a');
+	ASSERT_EQ(pwrite(fd, want, page + 100, 0), page + 100);
+	ASSERT_EQ(fallocate(fd, 0, 0, len), 0);
+	ASSERT_EQ(fsync(fd), 0);
+	ASSERT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(map, MAP_FAILED);
+	map = mremap(map, page, len, MREMAP_MAYMOVE);
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+			"fail=eio,fail_op=read"), 0);
+	EXPECT_EQ(store_raises((char *)map + 5 * page), SIGBUS);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(munmap(map, len), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/* Such a write has not written anything when it returns, and has not failed. */
+TEST_F(failing, asynchronous_direct_append)
+{
+	size_t page = self->vol.page, len = 4 * page;
+	struct iocb iocb = { .aio_lio_opcode = IOCB_CMD_PWRITE };
+	struct iocb *iocbs[] = { &iocb };
+	struct io_event event = {};
+	aio_context_t ctx = 0;
+	void *buf;
+	int fd;
+
+	ASSERT_EQ(posix_memalign(&buf, page, len), 0);
+	memcpy(buf, self->new, len);
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	fd = open(MNT "/file", O_CREAT | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(pwrite(fd, buf, page, 0), page);
+	if (syscall(__NR_io_setup, 1, &ctx))
+		SKIP(return, "needs CONFIG_AIO");
+	iocb.aio_fildes = fd;
+	iocb.aio_buf = (uintptr_t)buf + page;
+	iocb.aio_nbytes = len - page;
+	iocb.aio_offset = page;
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, SLOW), 0);
+	ASSERT_EQ(syscall(__NR_io_submit, ctx, 1, iocbs), 1);
+	ASSERT_EQ(syscall(__NR_io_getevents, ctx, 1, 1, &event, NULL), 1);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0"), 0);
+	EXPECT_EQ(event.res, len - page);
+	ASSERT_EQ(syscall(__NR_io_destroy, ctx), 0);
+	ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
+	expect_size(_metadata, fd, len, "size");
+	close(expect_data_everywhere(_metadata, &self->vol, fd, buf, len, 0));
+	volume_check(_metadata, &self->vol);
 }
 
 /* What one file has reserved stays so when an allocation of another fails. */
@@ -2179,6 +2859,7 @@ FIXTURE_SETUP(resident)
 
 FIXTURE_TEARDOWN(resident)
 {
+	close_fail_nth();
 	volume_teardown(&self->vol);
 }
 
@@ -2227,6 +2908,46 @@ TEST_F(resident, grows_by_what_is_appended)
 			 RESIDENT_SIZE), block);
 	expect_resident(_metadata, self, RESIDENT_SIZE + block);
 	EXPECT_EQ(allocated_size(_metadata, self), 2 * block);
+}
+
+/* Each allocation fails in turn, each time with another file. */
+TEST_F(resident, failed_allocation_leaves_it_in_the_record)
+{
+	size_t len = self->vol.block - RESIDENT_SIZE;
+	unsigned int i, failed = 0;
+	bool more = true;
+	char path[32];
+	ssize_t n;
+	int nth;
+
+	nth = open_fail_nth();
+	if (nth < 0)
+		SKIP(return, "needs CONFIG_FAILSLAB");
+	fill(self->want, self->vol.block, 0, 'A');
+	ASSERT_EQ(close(self->fd), 0);
+	for (i = 0; more && i < RESIDENT_FILES; i++) {
+		snprintf(path, sizeof(path), i ? MNT "/file%d" : MNT "/file",
+			 i);
+		self->fd = open(path, O_RDWR | O_CLOEXEC);
+		ASSERT_GE(self->fd, 0);
+		fail_allocation(nth, i + 1);
+		n = pwrite(self->fd, self->want + RESIDENT_SIZE, len,
+			   RESIDENT_SIZE);
+		if (n < 0)
+			EXPECT_EQ(errno, ENOMEM)
+				TH_LOG("allocation %u", i + 1);
+		more = has_failed(nth);
+		failed += n < 0;
+		EXPECT_EQ(n, n < 0 ? -1 : len);
+		n = n < 0 ? RESIDENT_SIZE : self->vol.block;
+		expect_size(_metadata, self->fd, n, path);
+		posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED);
+		expect_data(_metadata, self->fd, self->want, n, 0, path);
+		ASSERT_EQ(close(self->fd), 0);
+	}
+	EXPECT_LT(i, RESIDENT_FILES);
+	EXPECT_GT(failed, 0);
+	volume_check(_metadata, &self->vol);
 }
 
 /* What the clusters between the two held before is nobody's business. */

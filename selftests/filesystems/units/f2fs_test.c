@@ -14,8 +14,13 @@
 
 #define CLUSTERS	3	/* size of a file, at most */
 
-/* A value of the mount option fault_type: there is no free segment. */
-#define FAULT_NO_SEGMENT	0x100000
+/* Values of the mount option fault_type */
+#define FAULT_PAGE_ALLOC	0x4		/* of a page cache */
+#define FAULT_NO_SEGMENT	0x100000	/* there is no free one */
+
+/* Bits of /proc/kpageflags */
+#define KPF_LRU			5
+#define KPF_PRIVATE		35
 
 FIXTURE(f2fs) {
 	struct file_model m;
@@ -111,6 +116,16 @@ static void fill_cluster(struct __test_metadata *_metadata,
 	ASSERT_EQ(m->unit, pwrite(m->fd, m->buf, m->unit, 0));
 	ASSERT_EQ(0, fsync(m->fd));
 	expect_compressed(_metadata, m, 1);
+}
+
+/* -1: not supported */
+static int inject_faults(struct file_model *m, int rate, unsigned int type)
+{
+	char options[64];
+
+	snprintf(options, sizeof(options), "fault_injection=%d,fault_type=%u",
+		 rate, type);
+	return mount(NULL, m->im.mnt, NULL, MS_REMOUNT, options);
 }
 
 /* No folio of the cluster is uptodate: all are read. */
@@ -244,6 +259,27 @@ static void write_back_until_error(void *arg)
 }
 
 /*
+ * Pages that point to something and are in no page cache: those to which f2fs has
+ * compressed, while it uses them.
+ */
+static long private_pages(void)
+{
+	int fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	uint64_t flags[4096];
+	long pages = 0;
+	ssize_t n;
+
+	if (fd < 0)
+		return 0;
+	while ((n = read(fd, flags, sizeof(flags))) > 0)
+		for (int i = 0; i < n / sizeof(*flags); i++)
+			pages += flags[i] >> KPF_PRIVATE & 1 &&
+				 !(flags[i] >> KPF_LRU & 1);
+	close(fd);
+	return pages;
+}
+
+/*
  * One thread writes to a cluster and another one writes it back, until there is
  * no segment for the compressed blocks. The pages of which the blocks have been
  * submitted are taken back then, and the writer must not have one of them
@@ -252,21 +288,90 @@ static void write_back_until_error(void *arg)
 TEST_F_TIMEOUT(f2fs, no_space_in_cluster, 300)
 {
 	struct file_model *m = &self->m;
-	char options[64];
+	long before;
 
-	snprintf(options, sizeof(options), "fault_injection=1,fault_type=%u",
-		 FAULT_NO_SEGMENT);
+	drop_clean_caches();
+	before = private_pages();
 	for (int i = 0; i < variant->rounds; i++) {
 		if (i)
 			volume_create(_metadata, m);
 		m->seed = i;
 		fill_cluster(_metadata, m);
-		if (mount(NULL, m->im.mnt, NULL, MS_REMOUNT, options))
+		if (inject_faults(m, 1, FAULT_NO_SEGMENT))
 			SKIP(return, "needs CONFIG_F2FS_FAULT_INJECTION");
 		ASSERT_EQ(0, in_child(write_back_until_error, m, 60))
 			TH_LOG("round %d", i);
 		model_umount(_metadata, m);
 	}
+	drop_clean_caches();
+	/* others have some for a moment only */
+	EXPECT_TRUE(wait_for(private_pages() < before + variant->rounds, SOON));
+}
+
+/* Evict the file. The number of its pages that somebody still uses. */
+static size_t busy_pages(struct __test_metadata *_metadata,
+			 struct file_model *m)
+{
+	unsigned char vec[m->max / m->page];
+	size_t n = 0;
+	void *map;
+
+	model_evict(_metadata, m);
+	map = mmap(NULL, m->max, PROT_READ, MAP_SHARED, m->fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mincore(map, m->max, vec));
+	ASSERT_EQ(0, munmap(map, m->max));
+	for (size_t i = 0; i < sizeof(vec); i++)
+		n += vec[i] & 1;
+	return n;
+}
+
+/*
+ * Blocks of a checkpoint are moved by way of the page cache, one by one. There is
+ * nothing left of that, nor of an attempt that failed.
+ */
+TEST_F(f2fs, move_blocks)
+{
+	struct file_model *m = &self->m;
+	struct f2fs_move_range range = {
+		.pos_in = m->page,
+		.pos_out = m->page,
+		.len = m->unit,
+	};
+	char path[64];
+	int flags = 0;
+
+	ASSERT_EQ(0, ioctl(m->fd, FS_IOC_SETFLAGS, &flags));
+	model_write(_metadata, m, 0, m->max);
+	ASSERT_EQ(0, syncfs(m->fd));
+	snprintf(path, sizeof(path), "%s/to", m->im.mnt);
+	range.dst_fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE((int)range.dst_fd, 0);
+	/* its data are no longer in the inode */
+	ASSERT_EQ(m->page, pwrite(range.dst_fd, m->want, m->page, 0));
+
+	/* what is to be moved is in the page cache: only the target is not */
+	model_verify(_metadata, m, "before");
+	if (inject_faults(m, 1, FAULT_PAGE_ALLOC))
+		SKIP(return, "needs CONFIG_F2FS_FAULT_INJECTION");
+	EXPECT_EQ(-1, ioctl(m->fd, F2FS_IOC_MOVE_RANGE, &range));
+	EXPECT_EQ(ENOMEM, errno);
+	ASSERT_EQ(0, inject_faults(m, 0, 0));
+	EXPECT_EQ(0, busy_pages(_metadata, m));
+	model_verify(_metadata, m, "not moved");
+
+	ASSERT_EQ(0, ioctl(m->fd, F2FS_IOC_MOVE_RANGE, &range));
+	EXPECT_EQ(0, busy_pages(_metadata, m));
+	ASSERT_EQ(m->page + m->unit, pread(range.dst_fd, m->buf, m->max, 0));
+	EXPECT_EQ(0, memcmp(m->buf, m->want, m->page + m->unit));
+	ASSERT_EQ(0, close(range.dst_fd));
+	memset(m->want + range.pos_in, 0, m->unit);
+	model_verify(_metadata, m, "moved");
+
+	ASSERT_EQ(0, fallocate(m->fd, FALLOC_FL_COLLAPSE_RANGE, 0, m->unit));
+	memmove(m->want, m->want + m->unit, m->max - m->unit);
+	m->size -= m->unit;
+	model_verify_everywhere(_metadata, m);
 }
 
 TEST_HARNESS_MAIN

@@ -74,6 +74,18 @@ static __maybe_unused double now(void)
 	__holds;							\
 })
 
+static __maybe_unused int write_string(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		err = -errno;
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
 /* Show the output of something else as diagnostics. */
 static __maybe_unused void image_print(const char *log)
 {
@@ -248,9 +260,74 @@ static __maybe_unused int image_umount(struct image *im)
 	return 0;
 }
 
+/* Settings of the kernel, which are only for what image_fail_nth() says. */
+#define FAILSLAB	"/sys/kernel/debug/failslab/"
+#define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
+
+/* Allocations of @kind, one of the above, can fail: 0 or a negative errno. */
+static __maybe_unused int image_faults(const char *kind)
+{
+	char path[64];
+	int err;
+
+	if (access(kind, F_OK))
+		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
+	snprintf(path, sizeof(path), "%smin-order", kind);
+	write_string(path, "0");	/* not in FAILSLAB */
+	snprintf(path, sizeof(path), "%signore-gfp-highmem", kind);
+	write_string(path, "N");
+	snprintf(path, sizeof(path), "%sverbose", kind);
+	err = write_string(path, "0");
+	snprintf(path, sizeof(path), "%signore-gfp-wait", kind);
+	return err ?: write_string(path, "N");
+}
+
+static __maybe_unused void image_no_faults(void)
+{
+	static const char * const usual[][2] = {
+		{ "probability", "0" }, { "times", "1" },
+		{ "task-filter", "N" }, { "ignore-gfp-wait", "Y" },
+		{ "ignore-gfp-highmem", "Y" }, { "min-order", "1" },
+		{ "verbose", "2" },
+	};
+	char path[64];
+
+	for (int i = 0; i < ARRAY_SIZE(usual); i++) {
+		snprintf(path, sizeof(path), FAILSLAB "%s", usual[i][0]);
+		write_string(path, usual[i][1]);
+		snprintf(path, sizeof(path), FAIL_PAGE "%s", usual[i][0]);
+		write_string(path, usual[i][1]);
+	}
+}
+
+/* Of the allocations of this thread, number @nth from now on is to fail. */
+static __maybe_unused int image_fail_nth(unsigned int nth)
+{
+	int fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0 || dprintf(fd, "%u", nth) < 0)
+		ksft_exit_fail_perror("fail-nth");
+	return fd;
+}
+
+/* No more: has it failed, or were there fewer? Keeps errno. */
+static __maybe_unused bool image_has_failed(int fd)
+{
+	char left[16] = "";
+	int err = errno;
+
+	if (pread(fd, left, sizeof(left) - 1, 0) <= 0 ||
+	    pwrite(fd, "0", 1, 0) != 1)
+		ksft_exit_fail_perror("fail-nth");
+	close(fd);
+	errno = err;
+	return !atoi(left);
+}
+
 /* For what the end of the namespace does not do, or not soon. */
 static __maybe_unused void image_teardown(struct image *im)
 {
+	image_no_faults();
 	if (!im->path[0])
 		return;
 	umount2(im->mnt, MNT_DETACH);

@@ -12,6 +12,7 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sys/fsuid.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -60,6 +61,28 @@ static int open_file(struct __test_metadata *_metadata, struct image *im,
 	ASSERT_GE(fd, 0)
 		TH_LOG("%s: %s", name, strerror(errno));
 	return fd;
+}
+
+/* Have any allocation fail that call_failing() names, and no other. */
+static void prepare_failing(struct __test_metadata *_metadata)
+{
+	if (image_faults(FAILSLAB) || image_faults(FAIL_PAGE))
+		SKIP(exit(KSFT_SKIP),
+		     "needs CONFIG_FAILSLAB and CONFIG_FAIL_PAGE_ALLOC");
+}
+
+/*
+ * @call of @arg, in which allocation number @nth fails: its result.  @left tells
+ * whether there were fewer.
+ */
+static long call_failing(unsigned int nth, long (*call)(void *arg), void *arg,
+			 bool *left)
+{
+	int fd = image_fail_nth(nth);
+	long ret = call(arg);
+
+	*left = !image_has_failed(fd);
+	return ret;
 }
 
 /* Only a resident or empty file can be made compressed. */
@@ -346,19 +369,18 @@ static void expect_file(struct __test_metadata *_metadata,
 }
 
 /*
- * Make frame @nr impossible to decompress.  It begins with a chunk header of
- * two bytes, a byte of zero flags that says that eight literal bytes follow,
- * and these.  With a flag set they become a reference to what is before.
+ * Flip a bit of byte @byte of frame @nr on the device.  The frame begins with a
+ * chunk header of two bytes, a byte of zero flags that says that eight literal
+ * bytes follow, and these.
  */
-static void spoil_frame(struct __test_metadata *_metadata,
-			FIXTURE_DATA(lznt) * self, unsigned int nr)
+static void edit_frame(struct __test_metadata *_metadata,
+		       FIXTURE_DATA(lznt) * self, unsigned int nr,
+		       unsigned int byte)
 {
 	unsigned int found = 0;
 	uint8_t *image, *p, *end;
 	int fd;
 
-	ASSERT_EQ(0, close(self->fd));
-	ASSERT_EQ(0, image_umount(&self->im));
 	fd = open(self->im.path, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
 	image = mmap(NULL, IMAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
@@ -369,13 +391,25 @@ static void spoil_frame(struct __test_metadata *_metadata,
 		if (memcmp(p + 3, self->want + nr * self->frame, 8) ||
 		    !(p[1] & 0x80) || p[2])
 			continue;
-		p[2] = 1;
+		p[byte] ^= 1;
 		found++;
 	}
 	ASSERT_EQ(1, found)
 		TH_LOG("frames that begin like frame %u", nr);
 	ASSERT_EQ(0, munmap(image, IMAGE_SIZE));
 	ASSERT_EQ(0, close(fd));
+}
+
+/*
+ * Make frame @nr impossible to decompress: with a flag set, its first bytes
+ * become a reference to what is before.
+ */
+static void spoil_frame(struct __test_metadata *_metadata,
+			FIXTURE_DATA(lznt) * self, unsigned int nr)
+{
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	edit_frame(_metadata, self, nr, 2);
 	mount_ntfs3(_metadata, &self->im);
 	self->fd = open_file(_metadata, &self->im, "file", O_RDWR);
 	poison_free_memory(_metadata);
@@ -411,6 +445,28 @@ TEST_F_TIMEOUT(lznt, concurrent_readers_of_an_unreadable_frame, 2 * BUSY)
 	spoil_frame(_metadata, self, 0);
 	readers.fd = self->fd;
 	ASSERT_EQ(0, in_child(read_concurrently, &readers, BUSY));
+}
+
+/* A page that is in use stays as it is when the rest of the frame is read. */
+TEST_F(lznt, a_cached_page_is_not_read_again)
+{
+	size_t frame = self->frame, page = self->page, i;
+	uint8_t *map;
+
+	map = mmap(NULL, page, PROT_READ, MAP_SHARED | MAP_POPULATE, self->fd,
+		   frame);
+	ASSERT_NE(MAP_FAILED, map);
+	drop_clean_caches();
+	edit_frame(_metadata, self, 1, 3);
+	for (i = 1; i < frame / page; i++)
+		expect_data(_metadata, self->fd, self->want + frame + i * page,
+			    page, frame + i * page, "another page");
+	EXPECT_EQ(self->want[frame], map[0]);
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
+	ASSERT_EQ(0, munmap(map, page));
+	drop_clean_caches();
+	self->want[frame] ^= 1;
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "cold");
 }
 
 TEST_F(lznt, an_unreadable_frame_is_an_error)
@@ -645,6 +701,11 @@ TEST_F(lznt, returns_the_part_of_a_frame_that_was_written)
 	expect_short_appends(_metadata, self, 1234, 2 * self->frame);
 }
 
+TEST_F(lznt, returns_the_byte_that_was_written)
+{
+	expect_short_appends(_metadata, self, 1, 2 * self->frame);
+}
+
 /* What a write does not reach is as it was, although it was not read. */
 TEST_F(lznt, short_write_to_a_frame)
 {
@@ -755,6 +816,22 @@ TEST_F(lznt, short_copy_of_a_frame)
 	free(data);
 }
 
+/* A small file, in the MFT record, with a store to a mapping of it. */
+static int create_stored(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(lznt) * self, const char *name,
+			 uint8_t **map)
+{
+	int fd = open_file(_metadata, &self->im, name,
+			   O_CREAT | O_EXCL | O_RDWR);
+
+	ASSERT_EQ(100, pwrite(fd, self->want + 100, 100, 0));
+	*map = mmap(NULL, self->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		    0);
+	ASSERT_NE(MAP_FAILED, *map);
+	memcpy(*map, self->want, 100);
+	return fd;
+}
+
 /*
  * A small file, in the MFT record, that has become compressed, after it was
  * written, or if not @flush, after a store to a mapping.
@@ -763,19 +840,16 @@ static int create_small(struct __test_metadata *_metadata,
 			FIXTURE_DATA(lznt) * self, const char *name,
 			bool flush)
 {
-	int fd = open_file(_metadata, &self->im, name,
-			   O_CREAT | O_EXCL | O_RDWR);
 	uint8_t *map;
+	int fd;
 
 	if (flush) {
+		fd = open_file(_metadata, &self->im, name,
+			       O_CREAT | O_EXCL | O_RDWR);
 		ASSERT_EQ(100, pwrite(fd, self->want, 100, 0));
 		ASSERT_EQ(0, fsync(fd));
 	} else {
-		ASSERT_EQ(100, pwrite(fd, self->want + 100, 100, 0));
-		map = mmap(NULL, self->page, PROT_READ | PROT_WRITE,
-			   MAP_SHARED, fd, 0);
-		ASSERT_NE(MAP_FAILED, map);
-		memcpy(map, self->want, 100);
+		fd = create_stored(_metadata, self, name, &map);
 		ASSERT_EQ(0, munmap(map, self->page));
 	}
 	make_compressed(_metadata, fd);
@@ -872,6 +946,7 @@ TEST_F(lznt, dirty_folios_are_accounted)
 {
 	const unsigned int nr = 100;
 	char name[16];
+	uint8_t *map;
 	long before;
 
 	sync();
@@ -883,6 +958,11 @@ TEST_F(lznt, dirty_folios_are_accounted)
 		snprintf(name, sizeof(name), "small%u", i);
 		fd = create_small(_metadata, self, name, false);
 		ASSERT_EQ(1000, pwrite(fd, self->want, 1000, 100));
+		ASSERT_EQ(0, fsync(fd));
+		ASSERT_EQ(0, close(fd));
+		snprintf(name, sizeof(name), "plain%u", i);
+		fd = create_stored(_metadata, self, name, &map);
+		ASSERT_EQ(0, munmap(map, self->page));
 		ASSERT_EQ(0, fsync(fd));
 		ASSERT_EQ(0, close(fd));
 	}
@@ -987,19 +1067,28 @@ TEST_F(lznt, no_space_for_a_frame)
 	free(data);
 }
 
-/* Move the image to wofs, which makes writes fail on request. */
-static void move_to_wofs(struct __test_metadata *_metadata,
-			 FIXTURE_DATA(lznt) * self)
+/*
+ * Move the image to wofs, which makes writes fail on request.  Returns @fd, opened
+ * again.
+ */
+static int move_image_to_wofs(struct __test_metadata *_metadata,
+			      struct image *im, int fd, int flags)
 {
-	ASSERT_EQ(0, close(self->fd));
-	ASSERT_EQ(0, image_umount(&self->im));
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, image_umount(im));
 	ASSERT_EQ(0, mkdir(WOFS, 0700));
 	if (mount("none", WOFS, "wofs", 0, NULL))
 		SKIP(exit(KSFT_SKIP), "no wofs (CONFIG_TEST_WOFS)");
-	ASSERT_EQ(0, image_run("cat %s >" WOFS "/image", self->im.path));
-	strcpy(self->im.path, WOFS "/image");
-	mount_ntfs3(_metadata, &self->im);
-	self->fd = open_file(_metadata, &self->im, "file", O_RDWR);
+	ASSERT_EQ(0, image_run("cat %s >" WOFS "/image", im->path));
+	strcpy(im->path, WOFS "/image");
+	mount_ntfs3(_metadata, im);
+	return open_file(_metadata, im, "file", flags);
+}
+
+static void move_to_wofs(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(lznt) * self)
+{
+	self->fd = move_image_to_wofs(_metadata, &self->im, self->fd, O_RDWR);
 }
 
 static void fail_writes(struct __test_metadata *_metadata, const char *how)
@@ -1208,16 +1297,22 @@ TEST_F(lznt, refuses_stores_to_mappings)
 	ASSERT_EQ(self->len, pwrite(fd, self->want, self->len, 0));
 	EXPECT_EQ(self->want[0], p[0]);
 	EXPECT_EQ(-EINTR, in_child(store, p, SOON));
+	/* which is nothing that has to be zeroed when it is extended */
+	ASSERT_EQ(0, ftruncate(fd, self->len - 100));
+	ASSERT_EQ(0, ftruncate(fd, self->len));
+	memset(self->want + self->len - 100, 0, 100);
 	ASSERT_EQ(0, munmap(p, self->page));
 	expect_small(_metadata, self, fd, "later", self->len);
 
 	/* mapped read-only first */
-	p = mmap(NULL, self->page, PROT_READ, MAP_SHARED, self->fd, 0);
+	ASSERT_EQ(0, ftruncate(self->fd, self->len - 100));
+	ASSERT_EQ(0, ftruncate(self->fd, self->len));
+	p = mmap(NULL, self->len, PROT_READ, MAP_SHARED, self->fd, 0);
 	ASSERT_NE(MAP_FAILED, p);
-	ASSERT_EQ(0, mprotect(p, self->page, PROT_READ | PROT_WRITE));
+	ASSERT_EQ(0, mprotect(p, self->len, PROT_READ | PROT_WRITE));
 	EXPECT_EQ(self->want[0], p[0]);
 	EXPECT_EQ(-EINTR, in_child(store, p, SOON));
-	ASSERT_EQ(0, munmap(p, self->page));
+	ASSERT_EQ(0, munmap(p, self->len));
 	expect_file(_metadata, self);
 }
 
@@ -1348,18 +1443,103 @@ TEST_F(lznt, mapping_is_made_writable)
 	expect_small(_metadata, self, fd, "plain", len);
 }
 
+/* How many pages of the file are in the page cache? */
+static unsigned int cached_pages(struct __test_metadata *_metadata, int fd,
+				 size_t len)
+{
+	unsigned char vec[MAPPED_PAGES];
+	unsigned int nr = 0;
+	void *map;
+
+	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mincore(map, len, vec));
+	for (size_t i = 0; i * sysconf(_SC_PAGESIZE) < len; i++)
+		nr += vec[i] & 1;
+	ASSERT_EQ(0, munmap(map, len));
+	return nr;
+}
+
+/* What is past the valid size is zeroed if it can be stored to, only. */
+TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
+{
+	size_t page = self->page, len = MAPPED_PAGES * page;
+	int fd = create_page(_metadata, self);
+	struct stat st;
+	void *map;
+
+	ASSERT_EQ(0, ftruncate(fd, len / 2));
+	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
+	expect_size(_metadata, fd, len);
+	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_KEEP_SIZE, len, len));
+	EXPECT_EQ(1, cached_pages(_metadata, fd, len));
+	ASSERT_EQ(0, munmap(map, page));
+
+	/* as with a write, the file loses the privileges it has for others */
+	ASSERT_EQ(0, fchmod(fd, 04755));
+	setfsuid(1);
+	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_KEEP_SIZE, len, len));
+	setfsuid(0);
+	ASSERT_EQ(0, fstat(fd, &st));
+	EXPECT_EQ(len, st.st_size);
+	EXPECT_EQ(0755, st.st_mode & 07777);
+	expect_small(_metadata, self, fd, "plain", len);
+}
+
+/* Stores behind the end of the file do not become data when it grows. */
+TEST_F(lznt, stores_behind_the_end)
+{
+	size_t page = self->page, len = 2 * page;
+	int fd = create_page(_metadata, self);
+	uint8_t *map;
+
+	memset(self->want + page - 100, 0, 100);
+	ASSERT_EQ(0, ftruncate(fd, page - 100));
+	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	memset(map + page - 100, 1, 100);
+	ASSERT_EQ(0, munmap(map, page));
+	map = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(0, map[page - 1]);
+	ASSERT_EQ(0, munmap(map, page));
+	ASSERT_EQ(0, ftruncate(fd, len));
+	expect_small(_metadata, self, fd, "plain", len);
+
+	/* nor if it was compressed in between, and its first frame is cached */
+	fd = create_stored(_metadata, self, "later", &map);
+	memset(map + 150, 1, 100);
+	make_compressed(_metadata, fd);
+	memset(self->want + 100, 0, self->len - 100);
+	ASSERT_EQ(0, ftruncate(fd, self->frame));
+	expect_data(_metadata, fd, self->want + page, self->frame - page, page,
+		    "behind the first page");
+	ASSERT_EQ(1, pwrite(fd, "", 1, self->len - 1));
+	ASSERT_EQ(0, munmap(map, page));
+	expect_small(_metadata, self, fd, "later", self->len);
+}
+
 /* A file grows below a mapping: old contents of the disk are past its data. */
 static void expect_grows_mapped(struct __test_metadata *_metadata,
 				FIXTURE_DATA(lznt) * self, bool preallocate)
 {
+	const struct timespec times[2] = { { 1234567890 }, { 1234567890 } };
 	size_t len = MAPPED_PAGES * self->page;
 	int fd = create_page(_metadata, self);
+	struct stat st;
 	uint8_t *map;
 
 	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, futimens(fd, times));
 	ASSERT_EQ(0, preallocate ? fallocate(fd, 0, 0, len) :
 				   ftruncate(fd, len));
+	ASSERT_EQ(0, fstat(fd, &st));
+	EXPECT_EQ(len, st.st_size);
+	EXPECT_NE(times[1].tv_sec, st.st_mtime);
 	store_past_valid(_metadata, self, map);
 	ASSERT_EQ(0, fsync(fd));
 	/* As reclaim does, which does not wait for munmap(). */
@@ -1378,6 +1558,120 @@ TEST_F(lznt, mapped_file_is_extended)
 TEST_F(lznt, mapped_file_is_preallocated)
 {
 	expect_grows_mapped(_metadata, self, true);
+}
+
+static void expect_allocated(struct __test_metadata *_metadata, int fd,
+			     size_t bytes)
+{
+	struct stat st;
+
+	ASSERT_EQ(0, fstat(fd, &st));
+	EXPECT_EQ(bytes, st.st_blocks * 512);
+}
+
+/*
+ * A sparse file of MAPPED_PAGES pages, which have no clusters but for page 4.
+ * Those behind it are past the valid size.
+ */
+static int create_sparse(struct __test_metadata *_metadata,
+			 FIXTURE_DATA(lznt) * self)
+{
+	int fd = open_file(_metadata, &self->im, "sparse",
+			   O_CREAT | O_EXCL | O_RDWR);
+	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	size_t len = MAPPED_PAGES * self->page, end = 5 * self->page;
+	uint32_t attr = ATTR_SPARSE;
+
+	ASSERT_EQ(0, fsetxattr(fd, "system.ntfs_attrib", &attr, sizeof(attr),
+			       0));
+	pattern_fill(self->want, end, 0, 1);
+	ASSERT_EQ(end, pwrite(fd, self->want, end, 0));
+	memset(self->want, 0, len);
+	pattern_fill(self->want + end - self->page, self->page,
+		     end - self->page, 1);
+	ASSERT_EQ(0, ftruncate(fd, len));
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, fallocate(fd, punch, 0, 4 * self->page));
+	ASSERT_EQ(0, fallocate(fd, punch, 5 * self->page, 3 * self->page));
+	return fd;
+}
+
+/* What can be stored to has clusters, which are zero, and nothing else has. */
+TEST_F(lznt, mapping_of_a_hole_gets_clusters)
+{
+	size_t page = self->page, len = MAPPED_PAGES * page, at;
+	size_t used = page;
+	int fd = create_sparse(_metadata, self);
+	struct fiemap fiemap = { .fm_length = ~0ULL };
+	uint8_t *map, *priv;
+
+	expect_allocated(_metadata, fd, used);
+	EXPECT_EQ(0, lseek(fd, 0, SEEK_HOLE));
+	EXPECT_EQ(5 * page - used, lseek(fd, 0, SEEK_DATA));
+	EXPECT_EQ(5 * page, lseek(fd, 5 * page - 1, SEEK_HOLE));
+	EXPECT_EQ(len + 1, lseek(fd, 1, SEEK_END));
+
+	map = mmap(NULL, 2 * page, PROT_READ, MAP_SHARED, fd, page);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mprotect(map, 2 * page, PROT_NONE));
+	priv = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
+	ASSERT_NE(MAP_FAILED, priv);
+	ASSERT_EQ(0, mprotect(priv, len, PROT_READ | PROT_WRITE));
+	memset(priv, 1, len);
+	ASSERT_EQ(0, munmap(priv, len));
+	expect_allocated(_metadata, fd, used);
+	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+
+	/* below the valid size */
+	ASSERT_EQ(0, mprotect(map + page, page, PROT_READ | PROT_WRITE));
+	used += page;
+	expect_allocated(_metadata, fd, used);
+	at = 2 * page + 100;
+	pattern_fill(self->want + at, 1000, at, 1);
+	memcpy(map + page + 100, self->want + at, 1000);
+	ASSERT_EQ(0, munmap(map, 2 * page));
+	EXPECT_EQ(2 * page, lseek(fd, page, SEEK_DATA));
+	EXPECT_EQ(3 * page, lseek(fd, 2 * page, SEEK_HOLE));
+
+	/* above it, and past the end */
+	map = mmap(NULL, 3 * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		   6 * page);
+	ASSERT_NE(MAP_FAILED, map);
+	used += 2 * page;
+	expect_allocated(_metadata, fd, used);
+	at = 7 * page + 100;
+	pattern_fill(self->want + at, 1000, at, 1);
+	memcpy(map + page + 100, self->want + at, 1000);
+	ASSERT_EQ(0, munmap(map, 3 * page));
+	ASSERT_EQ(0, fsync(fd));
+	expect_allocated(_metadata, fd, used);
+	ASSERT_EQ(0, ioctl(fd, FS_IOC_FIEMAP, &fiemap));
+	EXPECT_LE(3, fiemap.fm_mapped_extents);
+
+	ASSERT_EQ(0, fallocate(fd, 0, 0, page));
+	used += page;
+	expect_allocated(_metadata, fd, used);
+	expect_small(_metadata, self, fd, "sparse", len);
+}
+
+TEST_F(lznt, no_space_for_a_mapping_of_a_hole)
+{
+	size_t page = self->page, len = MIB(1);
+	int fd = create_sparse(_metadata, self);
+	uint8_t *map;
+
+	ASSERT_EQ(0, ftruncate(fd, len));
+	fill_volume(_metadata, &self->im);
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, len, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, fd, 0));
+	EXPECT_EQ(ENOSPC, errno);
+	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(-1, mprotect(map, len, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(ENOSPC, errno);
+	ASSERT_EQ(0, munmap(map, len));
+	ASSERT_EQ(0, image_run("rm %s/filler*", self->im.mnt));
+	expect_small(_metadata, self, fd, "sparse", MAPPED_PAGES * page);
 }
 
 static void *read_slowly(void *arg)
@@ -1405,11 +1699,11 @@ TEST_F_TIMEOUT(lznt, synced_while_it_is_read, 2 * BUSY)
 	fail_writes(_metadata, "delay=1000");
 	ASSERT_EQ(0, pthread_create(&thread, NULL, read_slowly, &self->fd));
 	poll(NULL, 0, 500);
+	fail_writes(_metadata, "delay=0");
 	ASSERT_EQ(0, futimens(self->fd, times));
 	ASSERT_EQ(0, fsync(self->fd));
 	ASSERT_EQ(0, pthread_join(thread, &n));
 	EXPECT_EQ(1, (long)n);
-	fail_writes(_metadata, "delay=0");
 	ASSERT_EQ(IMAGE_SIZE, pread(fd, image, IMAGE_SIZE, 0));
 	EXPECT_NE(NULL, memmem(image, IMAGE_SIZE, &stamp, sizeof(stamp)));
 	ASSERT_EQ(0, close(fd));
@@ -1470,6 +1764,69 @@ static void *sync_now(void *arg)
 	return (void *)(long)fsync(late->fd);
 }
 
+/* Returns a userfaultfd that tells of an access to the buffer. */
+static int watch_buffer(struct __test_metadata *_metadata,
+			struct late_write *late, size_t page)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int uffd;
+
+	late->buf = mmap(NULL, page, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, late->buf);
+	reg.range.start = (unsigned long)late->buf;
+	reg.range.len = page;
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (uffd < 0)
+		SKIP(exit(KSFT_SKIP), "needs CONFIG_USERFAULTFD");
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+	return uffd;
+}
+
+/*
+ * mmap() does not wait for a write(), which may wait for its buffer: what is
+ * past the valid size cannot be mapped for stores then.
+ */
+TEST_F(lznt, mapped_during_a_write)
+{
+	size_t page = self->page, len = MAPPED_PAGES * page;
+	struct late_write late = { .fd = create_page(_metadata, self) };
+	int uffd = watch_buffer(_metadata, &late, page);
+	struct uffdio_zeropage zero = {
+		.range = { (unsigned long)late.buf, page },
+	};
+	struct uffd_msg msg;
+	uint8_t *map, *valid;
+	pthread_t writer;
+	void *n;
+
+	ASSERT_EQ(0, ftruncate(late.fd, len));
+	ASSERT_EQ(0, pthread_create(&writer, NULL, write_late, &late));
+	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
+	EXPECT_EQ(MAP_FAILED, mmap(NULL, len, PROT_READ | PROT_WRITE,
+				   MAP_SHARED, late.fd, 0));
+	EXPECT_EQ(EAGAIN, errno);
+	map = mmap(NULL, len, PROT_READ, MAP_SHARED, late.fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(-1, mprotect(map, len, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(EAGAIN, errno);
+	valid = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, late.fd,
+		     0);
+	ASSERT_NE(MAP_FAILED, valid);
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
+	ASSERT_EQ(0, pthread_join(writer, &n));
+	ASSERT_EQ(16, (long)n);
+	memset(self->want, 0, 16);
+	ASSERT_EQ(0, munmap(valid, page));
+	ASSERT_EQ(0, mprotect(map, len, PROT_READ | PROT_WRITE));
+	store_past_valid(_metadata, self, map);
+	ASSERT_EQ(0, munmap(map, len));
+	ASSERT_EQ(0, close(uffd));
+	expect_small(_metadata, self, late.fd, "plain", len);
+}
+
 /*
  * What fsync() has returned 0 for is on the disk. The write changes the MFT
  * record @ms after another fsync() has begun to write it, to a slow disk.
@@ -1516,8 +1873,6 @@ static bool is_synced(struct __test_metadata *_metadata, struct late_write *late
 TEST_F_TIMEOUT(lznt, resident_file_is_written_and_synced, 2 * BUSY)
 {
 	static const char first[] = "first: where is it?";
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	struct late_write late;
 	unsigned int ms, lost = 0;
 	int image, uffd;
@@ -1537,16 +1892,7 @@ TEST_F_TIMEOUT(lznt, resident_file_is_written_and_synced, 2 * BUSY)
 	ASSERT_GE(pos, 0);
 	free(buf);
 
-	late.buf = mmap(NULL, self->page, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(MAP_FAILED, late.buf);
-	reg.range.start = (unsigned long)late.buf;
-	reg.range.len = self->page;
-	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (uffd < 0)
-		SKIP(return, "needs CONFIG_USERFAULTFD");
-	ASSERT_EQ(0, ioctl(uffd, UFFDIO_API, &api));
-	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+	uffd = watch_buffer(_metadata, &late, self->page);
 	for (ms = 20; ms < 600; ms += 40)
 		lost += !is_synced(_metadata, &late, uffd, image, pos, ms);
 	EXPECT_EQ(0, lost)
@@ -1571,6 +1917,9 @@ TEST_F(lznt, device_fails)
 	EXPECT_EQ(-1, pwrite(fd, self->want + frame, frame, frame));
 	EXPECT_EQ(EIO, errno);
 	ASSERT_EQ(frame, pwrite(self->fd, self->want + frame, frame, frame));
+	/* A write that fails has nothing to sync, and no error of that. */
+	EXPECT_EQ(-EFAULT, write_from_hole(_metadata, self, fd, NULL, 0, 10,
+					   frame));
 	EXPECT_EQ(-1, fsync(self->fd));
 	EXPECT_EQ(EIO, errno);
 	fail_writes(_metadata, "fail=none");
@@ -1598,7 +1947,8 @@ TEST_F(lznt, synchronous_write)
 
 	fd = open_file(_metadata, &self->im, "file", O_RDWR | O_DSYNC);
 	memcpy(self->want + frame, marker, sizeof(marker));
-	ASSERT_EQ(sizeof(marker), pwrite(fd, marker, sizeof(marker), frame));
+	for (unsigned int i = 0; i < sizeof(marker); i++)
+		ASSERT_EQ(1, pwrite(fd, marker + i, 1, frame + i));
 	ASSERT_EQ(0, close(fd));
 	fd = open(self->im.path, O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
@@ -1720,16 +2070,9 @@ struct contest {
 static int trace_set(const char *name, const char *value)
 {
 	char path[128];
-	int fd, err = 0;
 
 	snprintf(path, sizeof(path), TRACE "/%s", name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (write(fd, value, strlen(value)) < 0)
-		err = -errno;
-	close(fd);
-	return err;
+	return write_string(path, value);
 }
 
 /* Record how this task allocates pages of @order. */
@@ -1799,6 +2142,259 @@ TEST_F(lznt, buffers_of_a_frame_are_allocated_without_fs)
 	expect_file(_metadata, self);
 }
 
+struct failing_io {
+	int fd;
+	uint8_t *data;
+	size_t len;
+	off_t pos;
+};
+
+static long failing_write(void *arg)
+{
+	struct failing_io *io = arg;
+	ssize_t n = pwrite(io->fd, io->data, io->len, io->pos);
+
+	return n < 0 ? -errno : n;
+}
+
+static long failing_read(void *arg)
+{
+	struct failing_io *io = arg;
+	ssize_t n = pread(io->fd, io->data, io->len, io->pos);
+
+	return n < 0 ? -errno : n;
+}
+
+/* A write without memory changes nothing, or has written what it returns. */
+static void expect_writes_without_memory(struct __test_metadata *_metadata,
+					 FIXTURE_DATA(lznt) * self, off_t pos,
+					 size_t len)
+{
+	struct failing_io io = { self->fd, malloc(len), len, pos };
+	unsigned int nth, failed = 0;
+	size_t size = self->len;
+	bool left = false;
+
+	ASSERT_NE(NULL, io.data);
+	pattern_fill(io.data, len, pos, 3);
+	for (nth = 1; !left && nth < 1000; nth++) {
+		long n;
+
+		ASSERT_EQ(0, fsync(self->fd));
+		ASSERT_EQ(0, posix_fadvise(self->fd, 0, 0,
+					   POSIX_FADV_DONTNEED));
+		n = call_failing(nth, failing_write, &io, &left);
+		if (n < 0) {
+			failed++;
+			ASSERT_EQ(-ENOMEM, n)
+				TH_LOG("allocation %u", nth);
+			expect_size(_metadata, self->fd, size);
+			expect_data(_metadata, self->fd, self->want, size, 0,
+				    "as it was");
+			continue;
+		}
+		ASSERT_EQ(len, n)
+			TH_LOG("allocation %u", nth);
+		expect_data(_metadata, self->fd, io.data, len, pos, "written");
+		if (pos + len > size) {
+			/* The next one has to extend the file again. */
+			ASSERT_EQ(0, ftruncate(self->fd, size));
+			continue;
+		}
+		ASSERT_EQ(len, pwrite(self->fd, self->want + pos, len, pos));
+	}
+	EXPECT_TRUE(left);
+	EXPECT_LT(2, failed);
+	free(io.data);
+	expect_file(_metadata, self);
+}
+
+TEST_F(lznt, no_memory_for_a_frame)
+{
+	prepare_failing(_metadata);
+	expect_writes_without_memory(_metadata, self, self->frame, self->frame);
+}
+
+TEST_F(lznt, no_memory_for_a_part_of_a_frame)
+{
+	prepare_failing(_metadata);
+	expect_writes_without_memory(_metadata, self, self->frame + 100, 1000);
+}
+
+TEST_F(lznt, no_memory_behind_a_hole)
+{
+	prepare_failing(_metadata);
+	/* The last frame is read, and zeroed behind the end. */
+	self->len -= self->frame / 2;
+	ASSERT_EQ(0, ftruncate(self->fd, self->len));
+	expect_writes_without_memory(_metadata, self,
+				     self->len + 2 * self->frame, 1000);
+}
+
+/* Returns how many of the allocations of a read of page @nr make it fail. */
+static unsigned int
+expect_reads_without_memory(struct __test_metadata *_metadata, int fd,
+			    const uint8_t *want, size_t len, unsigned int nr)
+{
+	uint8_t byte;
+	struct failing_io io = { fd, &byte, 1, nr * sysconf(_SC_PAGESIZE) };
+	unsigned int nth, failed = 0;
+	bool left = false;
+	long n;
+
+	for (nth = 1; !left && nth < 1000; nth++) {
+		drop_clean_caches();
+		n = call_failing(nth, failing_read, &io, &left);
+		if (n != 1) {
+			failed++;
+			ASSERT_EQ(-ENOMEM, n)
+				TH_LOG("allocation %u", nth);
+		}
+		expect_data(_metadata, fd, want, len, 0, "after it");
+	}
+	EXPECT_TRUE(left);
+	return failed;
+}
+
+/* The page before the one that is read is in use, and is not read again. */
+TEST_F(lznt, no_memory_for_a_read)
+{
+	size_t frame = self->frame, page = self->page;
+	uint8_t *map;
+
+	prepare_failing(_metadata);
+	map = mmap(NULL, page, PROT_READ, MAP_SHARED | MAP_POPULATE, self->fd,
+		   frame);
+	ASSERT_NE(MAP_FAILED, map);
+	edit_frame(_metadata, self, 1, 3);
+	/* An array, the other pages of the frame, and a page for this one. */
+	EXPECT_LE(frame / page,
+		  expect_reads_without_memory(_metadata, self->fd, self->want,
+					      self->len, frame / page + 1));
+	EXPECT_EQ(self->want[frame], map[0]);
+	ASSERT_EQ(0, munmap(map, page));
+}
+
+/* Grow a file in one of these ways to MAPPED_PAGES pages. */
+static long failing_truncate(void *arg)
+{
+	struct failing_io *io = arg;
+
+	return ftruncate(io->fd, io->len) ? -errno : 0;
+}
+
+static long failing_fallocate(void *arg)
+{
+	struct failing_io *io = arg;
+
+	return fallocate(io->fd, 0, 0, io->len) ? -errno : 0;
+}
+
+static long failing_extend(void *arg)
+{
+	struct failing_io *io = arg;
+	uint8_t zero = 0;
+
+	return pwrite(io->fd, &zero, 1, io->len - 1) == 1 ? 0 : -errno;
+}
+
+static long failing_mmap(void *arg)
+{
+	struct failing_io *io = arg;
+
+	io->data = mmap(NULL, io->len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			io->fd, 0);
+	return io->data == MAP_FAILED ? -errno : 0;
+}
+
+/*
+ * @call grows a file of @size bytes, or maps it after that, without memory.  If
+ * it returns 0, what is stored is kept.
+ */
+static void expect_grows_without_memory(struct __test_metadata *_metadata,
+					FIXTURE_DATA(lznt) * self, size_t size,
+					long (*call)(void *arg))
+{
+	const struct timespec times[2] = { { 1234567890 }, { 1234567890 } };
+	struct failing_io io = { .len = MAPPED_PAGES * self->page };
+	bool grows = call != failing_mmap, left = false;
+	unsigned int nth, failed = 0;
+	struct stat st;
+	long ret;
+
+	prepare_failing(_metadata);
+	for (nth = 1; !left && nth < 1000; nth++) {
+		io.fd = open_file(_metadata, &self->im, "plain",
+				  O_CREAT | O_EXCL | O_RDWR);
+		memset(self->want, 0, io.len);
+		pattern_fill(self->want, size, 0, nth);
+		ASSERT_EQ(size, pwrite(io.fd, self->want, size, 0));
+		ASSERT_EQ(0, grows ? failing_mmap(&io) :
+				     ftruncate(io.fd, io.len));
+		ASSERT_EQ(0, fsync(io.fd));
+		ASSERT_EQ(0, posix_fadvise(io.fd, 0, 0, POSIX_FADV_DONTNEED));
+		ASSERT_EQ(0, futimens(io.fd, times));
+		ret = call_failing(nth, call, &io, &left);
+		ASSERT_EQ(0, fstat(io.fd, &st));
+		if (ret) {
+			failed++;
+			EXPECT_EQ(-ENOMEM, ret)
+				TH_LOG("allocation %u", nth);
+			EXPECT_TRUE(call == failing_extend ||
+				    st.st_mtime == times[1].tv_sec);
+		} else {
+			EXPECT_EQ(io.len, st.st_size);
+			EXPECT_EQ(!grows, st.st_mtime == times[1].tv_sec);
+			store_past_valid(_metadata, self, io.data);
+			ASSERT_EQ(0, madvise(io.data, io.len, MADV_DONTNEED));
+			ASSERT_EQ(0, posix_fadvise(io.fd, 0, 0,
+						   POSIX_FADV_DONTNEED));
+		}
+		expect_data(_metadata, io.fd, self->want, st.st_size, 0,
+			    "after it");
+		if (io.data != MAP_FAILED)
+			ASSERT_EQ(0, munmap(io.data, io.len));
+		ASSERT_EQ(0, close(io.fd));
+		ASSERT_EQ(0, image_run("rm %s/plain", self->im.mnt));
+	}
+	EXPECT_TRUE(left);
+	EXPECT_LT(2, failed);
+}
+
+TEST_F(lznt, no_memory_to_extend)
+{
+	expect_grows_without_memory(_metadata, self, self->page,
+				    failing_truncate);
+}
+
+TEST_F(lznt, no_memory_to_preallocate)
+{
+	expect_grows_without_memory(_metadata, self, self->page,
+				    failing_fallocate);
+}
+
+TEST_F(lznt, no_memory_to_map)
+{
+	expect_grows_without_memory(_metadata, self, self->page, failing_mmap);
+}
+
+TEST_F(lznt, no_memory_to_extend_a_resident_file)
+{
+	expect_grows_without_memory(_metadata, self, RESIDENT,
+				    failing_truncate);
+}
+
+TEST_F(lznt, no_memory_to_preallocate_a_resident_file)
+{
+	expect_grows_without_memory(_metadata, self, RESIDENT,
+				    failing_fallocate);
+}
+
+TEST_F(lznt, no_memory_to_write_to_a_resident_file)
+{
+	expect_grows_without_memory(_metadata, self, RESIDENT, failing_extend);
+}
+
 static void *read_one_or_the_other(void *arg)
 {
 	struct contest *contest = arg;
@@ -1856,6 +2452,62 @@ TEST_F_TIMEOUT(lznt, concurrent_readers_and_a_writer, 2 * BUSY)
 	ASSERT_NE(NULL, contest.data[1]);
 	fill_frames(contest.data[1], self->frame, 2);
 	ASSERT_EQ(0, in_child(write_while_reading, &contest, BUSY));
+	expect_file(_metadata, self);
+}
+
+static void *read_or_nothing(void *arg)
+{
+	struct contest *contest = arg;
+	unsigned int seed = gettid();
+	uint8_t byte;
+
+	while (!__atomic_load_n(&contest->done, __ATOMIC_ACQUIRE)) {
+		off_t pos = contest->len - 1 -
+			    rand_r(&seed) % (contest->len / NR_FRAMES);
+		ssize_t n;
+
+		posix_fadvise(contest->fd, 0, 0, POSIX_FADV_DONTNEED);
+		n = pread(contest->fd, &byte, 1, pos);
+		if (n < 0 || (n && byte && byte != contest->data[0][pos]))
+			contest->bad = true;
+	}
+	return NULL;
+}
+
+static void truncate_while_reading(void *arg)
+{
+	struct contest *contest = arg;
+	/* The first page of the last frame stays: its lock is waited for. */
+	off_t keep = contest->len - contest->len / NR_FRAMES + 1;
+	pthread_t thread[NR_READERS];
+	double end = now() + 2;
+	unsigned int i;
+
+	for (i = 0; i < NR_READERS; i++)
+		if (pthread_create(&thread[i], NULL, read_or_nothing, contest))
+			_exit(2);
+	while (now() < end && !contest->bad)
+		if (ftruncate(contest->fd, keep) ||
+		    pwrite(contest->fd, contest->data[0] + keep,
+			   contest->len - keep, keep) != contest->len - keep)
+			contest->bad = true;
+	__atomic_store_n(&contest->done, true, __ATOMIC_RELEASE);
+	for (i = 0; i < NR_READERS; i++)
+		pthread_join(thread[i], NULL);
+	if (contest->bad)
+		_exit(1);
+}
+
+/* A page that is truncated while its frame is read is no error. */
+TEST_F_TIMEOUT(lznt, concurrent_readers_and_truncation, 2 * BUSY)
+{
+	struct contest contest = {
+		.fd = self->fd,
+		.len = self->len,
+		.data = { self->want },
+	};
+
+	ASSERT_EQ(0, in_child(truncate_while_reading, &contest, BUSY));
 	expect_file(_metadata, self);
 }
 
@@ -2099,6 +2751,50 @@ TEST_F(wof, opened_for_writing_when_partly_cached)
 	write_a_byte(_metadata, self, 0);
 }
 
+/* A page that is in use stays as it is when its frame is read again. */
+TEST_F(wof, a_cached_page_is_not_read_again)
+{
+	size_t page = sysconf(_SC_PAGESIZE), at = 1000;
+	uint8_t *image, *p, *map;
+	int fd;
+
+	/* The first frame does not compress: it is stored as it is. */
+	pattern_fill(self->want, variant->frame, 0, 1);
+	make_hole(_metadata, &self->im, "raw", self->len);
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	wof_compress(_metadata, &self->im, "raw", self->want, self->len,
+		     variant->compress, variant->format);
+	mount_ntfs3(_metadata, &self->im);
+	self->fd = open_file(_metadata, &self->im, "raw", O_RDONLY);
+	map = mmap(NULL, page, PROT_READ, MAP_SHARED | MAP_POPULATE, self->fd,
+		   0);
+	ASSERT_NE(MAP_FAILED, map);
+	drop_clean_caches();
+
+	fd = open(self->im.path, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	image = mmap(NULL, IMAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		     0);
+	ASSERT_NE(MAP_FAILED, image);
+	p = memmem(image, IMAGE_SIZE, self->want + at, 100);
+	ASSERT_NE(NULL, p);
+	*p ^= 1;
+	ASSERT_EQ(0, munmap(image, IMAGE_SIZE));
+	ASSERT_EQ(0, close(fd));
+
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
+	EXPECT_EQ(self->want[at], map[at]);
+	fd = open_file(_metadata, &self->im, "raw", O_RDWR);
+	EXPECT_EQ(self->want[at], map[at]);
+	expect_data(_metadata, fd, self->want, self->len, 0, "decompressed");
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, munmap(map, page));
+	drop_clean_caches();
+	self->want[at] ^= 1;
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "cold");
+}
+
 /* Old contents of the disk do not become part of the last cluster. */
 TEST_F(wof, last_cluster_ends_in_zeros)
 {
@@ -2126,6 +2822,60 @@ TEST_F(wof, last_cluster_ends_in_zeros)
 		TH_LOG("the first 0x%02x", p[len]);
 	ASSERT_EQ(0, munmap(image, IMAGE_SIZE));
 	ASSERT_EQ(0, close(fd));
+}
+
+TEST_F(wof, no_memory_to_read)
+{
+	size_t pages = variant->frame / sysconf(_SC_PAGESIZE);
+
+	prepare_failing(_metadata);
+	EXPECT_LE(pages,
+		  expect_reads_without_memory(_metadata, self->fd, self->want,
+					      self->len, pages));
+}
+
+static long failing_open(void *arg)
+{
+	int fd = open(arg, O_RDWR | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* A file that could not be decompressed is as it was. */
+TEST_F_TIMEOUT(wof, no_memory_to_decompress, BUSY)
+{
+	unsigned int nth, failed = 0;
+	bool left = false;
+	char path[64];
+	long fd;
+
+	prepare_failing(_metadata);
+	snprintf(path, sizeof(path), "%s/file", self->im.mnt);
+	ASSERT_EQ(0, close(self->fd));
+	for (nth = 1; !left && nth < 1000; nth++) {
+		/* What is in the page cache is not replaced. */
+		self->fd = open_file(_metadata, &self->im, "file", O_RDONLY);
+		expect_data(_metadata, self->fd, self->want, self->len, 0,
+			    "cached");
+		fd = call_failing(nth, failing_open, path, &left);
+		if (fd < 0) {
+			failed++;
+			EXPECT_EQ(-ENOMEM, fd)
+				TH_LOG("allocation %u", nth);
+		} else {
+			ASSERT_EQ(0, close(fd));
+		}
+		expect_data(_metadata, self->fd, self->want, self->len, 0,
+			    "warm");
+		ASSERT_EQ(0, posix_fadvise(self->fd, 0, 0,
+					   POSIX_FADV_DONTNEED));
+		expect_data(_metadata, self->fd, self->want, self->len, 0,
+			    "cold");
+		ASSERT_EQ(0, close(self->fd));
+	}
+	EXPECT_TRUE(left);
+	EXPECT_LT(2, failed);
+	self->fd = open_file(_metadata, &self->im, "file", O_RDONLY);
 }
 
 struct openers {
@@ -2195,6 +2945,23 @@ TEST_F_TIMEOUT(wof, concurrent_openers, 2 * BUSY)
 	snprintf(openers.path, sizeof(openers.path), "%s/file", self->im.mnt);
 	ASSERT_EQ(0, in_child(open_concurrently, &openers, BUSY));
 	write_a_byte(_metadata, self, self->len / 3);
+}
+
+/* A file is decompressed on the disk, or as it was. */
+TEST_F(wof, device_fails)
+{
+	self->fd = move_image_to_wofs(_metadata, &self->im, self->fd, O_RDONLY);
+	/* The volume is marked dirty before the first change. */
+	ASSERT_EQ(0, image_run("touch %s/other", self->im.mnt));
+	sync();
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "cached");
+	fail_writes(_metadata, "fail=eio,fail_op=write");
+	EXPECT_EQ(-EIO, failing_open(IMAGE_DIR "/mnt/file"));
+	fail_writes(_metadata, "fail=none");
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
+	ASSERT_EQ(0, posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED));
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "cold");
+	write_a_byte(_metadata, self, self->len / 2);
 }
 
 /* Without the space to decompress it, the file can still be read. */

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sys/uio.h>
 #include <sys/xattr.h>
 #include <linux/fiemap.h>
 
@@ -236,6 +237,53 @@ TEST_F_TIMEOUT(ntfs_wof, concurrent, 5 * SOON)
 	EXPECT_EQ(0, in_child(read_concurrently, &self->vol, 4 * SOON));
 }
 
+/* Does the page cache have the data of page @index? */
+static bool is_cached(const struct volume *vol, off_t index)
+{
+	uint8_t byte;
+	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+
+	return preadv2(vol->fd, &iov, 1, index * vol->page, RWF_NOWAIT) == 1;
+}
+
+/* A read of one page fills the others of its chunk, and none of another one. */
+TEST_F(ntfs_wof, fills_the_chunk)
+{
+	struct volume *vol = &self->vol;
+	off_t pages = (variant->chunk + vol->page - 1) / vol->page;
+
+	for (off_t first = pages; first < 2 * pages; first++) {
+		drop_clean_caches();
+		ASSERT_TRUE(reads_right(vol, first * vol->page, 1));
+		for (off_t i = 0; i < 3 * pages; i++)
+			EXPECT_EQ(i / pages == 1, is_cached(vol, i));
+		EXPECT_TRUE(reads_right(vol, 0, 3 * pages * vol->page));
+	}
+}
+
+/* Each allocation of a read fails in turn: the read does not, or says so. */
+TEST_F(ntfs_wof, allocation_fails)
+{
+	struct volume *vol = &self->vol;
+	bool failed = true;
+	int fd, nth;
+	char byte;
+
+	if (image_faults(FAILSLAB))
+		SKIP(return, "needs CONFIG_FAILSLAB");
+	for (nth = 1; failed && nth < 1000; nth++) {
+		forget(vol, 0, SIZE);
+		fd = image_fail_nth(nth);
+		if (pread(vol->fd, &byte, 1, variant->chunk) != 1)
+			EXPECT_EQ(ENOMEM, errno)
+				TH_LOG("allocation %d", nth);
+		failed = image_has_failed(fd);
+		EXPECT_TRUE(reads_right(vol, 0, 3 * variant->chunk));
+	}
+	EXPECT_GT(nth, 2);
+	EXPECT_LT(nth, 1000);
+}
+
 /* What is on disk is not the data: nobody is told where it is. */
 TEST_F(ntfs_wof, has_no_map)
 {
@@ -307,6 +355,32 @@ TEST_F(ntfs_wof, uptodate_pages_are_stable)
 	drop_clean_caches();
 	EXPECT_TRUE(reads_right(vol, lost, vol->page));
 	EXPECT_TRUE(reads_right(vol, kept, vol->page));
+}
+
+/* A chunk that cannot be decompressed is an error for each of its pages. */
+TEST_F(ntfs_wof, corrupt_chunk)
+{
+	struct volume *vol = &self->vol;
+	off_t chunks = (SIZE + variant->chunk - 1) / variant->chunk;
+	uint8_t good[512], bad[sizeof(good)], byte;
+	int image = open(vol->im.path, O_RDWR | O_CLOEXEC);
+	off_t pos, at;
+
+	ASSERT_GE(image, 0);
+	pos = find_stream(_metadata, vol, image) + 4 * (chunks - 1);
+	ASSERT_EQ(sizeof(good), pread(image, good, sizeof(good), pos));
+	memset(bad, 0xff, sizeof(bad));
+	ASSERT_EQ(sizeof(bad), pwrite(image, bad, sizeof(bad), pos));
+	drop_clean_caches();
+	for (at = 0; at < variant->chunk; at += vol->page) {
+		EXPECT_EQ(-1, pread(vol->fd, &byte, 1, at));
+		EXPECT_EQ(EINVAL, errno);
+	}
+	EXPECT_TRUE(reads_right(vol, variant->chunk, variant->chunk));
+
+	ASSERT_EQ(sizeof(good), pwrite(image, good, sizeof(good), pos));
+	close(image);
+	EXPECT_TRUE(reads_right(vol, 0, variant->chunk));
 }
 
 TEST_HARNESS_MAIN

@@ -13,6 +13,8 @@
 
 #define CLUSTERS	4	/* size of a file, at most */
 
+#define MAKE_IT_FAIL	"/proc/thread-self/make-it-fail"
+
 FIXTURE(ocfs2) {
 	struct file_model m;
 };
@@ -327,7 +329,7 @@ static int move_to_freezable(struct __test_metadata *_metadata,
 }
 
 /* Data under writeback stay as they are until they have been written. */
-TEST_F(ocfs2, punch_under_writeback)
+TEST_F(ocfs2, change_under_writeback)
 {
 	struct file_model *m = &self->m;
 	struct image outer = {};
@@ -341,38 +343,309 @@ TEST_F(ocfs2, punch_under_writeback)
 	if (move_to_freezable(_metadata, m, &outer))
 		return;
 	model_write(_metadata, m, 0, m->unit);
-	ASSERT_EQ(0, fsync(m->fd));
-	model_write(_metadata, m, 0, m->page);
-	map = mmap(NULL, m->page, PROT_READ, MAP_SHARED, m->fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
-	before = map[100];
-	ASSERT_NE(0, before);
-
 	frozen = open(outer.mnt, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_GE(frozen, 0);
+	map = mmap(NULL, m->page, PROT_READ, MAP_SHARED, m->fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+
+	for (int punch = 0; punch < 2; punch++) {
+		ASSERT_EQ(0, fsync(m->fd));
+		model_write(_metadata, m, 0, m->page);
+		before = map[100];
+		ASSERT_EQ(m->want[100], before);
+		memset(m->want + 100, punch ? 0 : before ^ 0x80, 50);
+
+		ASSERT_EQ(0, ioctl(frozen, FIFREEZE, 0));
+		/* no assertion may end the test before the thaw */
+		EXPECT_EQ(0, sync_file_range(m->fd, 0, m->page,
+					     SYNC_FILE_RANGE_WRITE));
+		child = fork();
+		if (!child)
+			_exit(punch ? fallocate(m->fd, FALLOC_FL_PUNCH_HOLE |
+						FALLOC_FL_KEEP_SIZE, 100, 50) :
+			      pwrite(m->fd, m->want + 100, 50, 100) != 50);
+		changed = wait_for(__atomic_load_n(&map[100], __ATOMIC_RELAXED)
+				   != before, 1);
+		ended = waitpid(child, &status, WNOHANG);
+		EXPECT_EQ(0, ioctl(frozen, FITHAW, 0));
+
+		EXPECT_FALSE(changed);
+		ASSERT_EQ(0, ended)
+			TH_LOG("the writeback has not been held up");
+		ASSERT_EQ(child, waitpid(child, &status, 0));
+		ASSERT_EQ(0, status);
+		ASSERT_EQ(m->want[100], map[100]);
+	}
+	ASSERT_EQ(0, close(frozen));
+	ASSERT_EQ(0, munmap(map, m->page));
+	model_verify_everywhere(_metadata, m);
+}
+
+static bool writes_in_flight(const struct image *im, unsigned int nr)
+{
+	unsigned int reads, writes = 0;
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/inflight", im->dev + 5);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (fscanf(f, "%u %u", &reads, &writes) != 2)
+		writes = 0;
+	fclose(f);
+	return writes >= nr;
+}
+
+static bool sleeps(pid_t pid)
+{
+	char path[32], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	if (fscanf(f, "%*d %*s %c", &state) != 1)
+		state = 0;
+	fclose(f);
+	return state == 'D';
+}
+
+/*
+ * The page of a write fault is invalidated while the fault waits for the journal:
+ * there is another one when it gets to lock that, and the fault is repeated.
+ *
+ * What invalidates it is a direct write of the first two pages, from no memory. It
+ * waits for the writeback of the second page before. That is held up, and so is
+ * after it the commit of a transaction with the inode.
+ */
+TEST_F(ocfs2, invalidate_under_fault)
+{
+	struct file_model *m = &self->m;
+	enum { DIRECT, COMMIT, FAULT, CHILDREN };
+	pid_t children[CHILDREN];
+	struct image outer = {};
+	int frozen, direct, other, status;
+	bool waiting;
+	char path[64];
+	uint8_t *map;
+	void *none;
+
+	if (!image_have("mkfs.ext4"))
+		SKIP(return, "needs mkfs.ext4");
+	/* or the commit writes the second page */
+	strcat(m->options, ",data=writeback");
+	if (move_to_freezable(_metadata, m, &outer))
+		return;
+	model_write(_metadata, m, 0, m->max);
+	ASSERT_EQ(0, fsync(m->fd));
+	map = mmap(NULL, m->page, PROT_READ | PROT_WRITE, MAP_SHARED, m->fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	none = mmap(NULL, 2 * m->page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+		    -1, 0);
+	ASSERT_NE(MAP_FAILED, none);
+	direct = model_open(m, O_DIRECT);
+	ASSERT_GE(direct, 0);
+	frozen = open(outer.mnt, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_GE(frozen, 0);
+
+	model_write(_metadata, m, m->page, m->page);
+	/* a commit of some length */
+	for (int i = 0; i < 64; i++) {
+		snprintf(path, sizeof(path), "%s/other%d", m->im.mnt, i);
+		other = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+		ASSERT_GE(other, 0);
+		if (i < 63)
+			ASSERT_EQ(0, close(other));
+	}
+
 	ASSERT_EQ(0, ioctl(frozen, FIFREEZE, 0));
 	/* no assertion may end the test before the thaw */
-	EXPECT_EQ(0, sync_file_range(m->fd, 0, m->page,
-				     SYNC_FILE_RANGE_WRITE));
-	child = fork();
-	if (!child)
-		_exit(fallocate(m->fd,
-				FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				100, 50));
-	changed = wait_for(__atomic_load_n(&map[100], __ATOMIC_RELAXED) !=
-			   before, 2);
-	ended = waitpid(child, &status, WNOHANG);
+	children[DIRECT] = fork();
+	if (!children[DIRECT])
+		_exit(pwrite(direct, none, 2 * m->page, 0) >= 0 ||
+		      errno != EFAULT);
+	waiting = wait_for(writes_in_flight(&m->im, 1), SOON);
+	children[COMMIT] = fork();
+	if (!children[COMMIT])
+		_exit(fsync(other));
+	waiting = waiting && wait_for(writes_in_flight(&m->im, 2), SOON);
+	children[FAULT] = fork();
+	if (!children[FAULT]) {
+		map[100] ^= 0x80;
+		_exit(0);
+	}
+	waiting = waiting && wait_for(sleeps(children[FAULT]), SOON);
+	poll(NULL, 0, 100);
+	for (int i = 0; i < CHILDREN; i++)
+		waiting = waiting && sleeps(children[i]);
 	EXPECT_EQ(0, ioctl(frozen, FITHAW, 0));
 	ASSERT_EQ(0, close(frozen));
 
-	EXPECT_FALSE(changed);
-	ASSERT_EQ(0, ended)
-		TH_LOG("the writeback has not been held up");
-	ASSERT_EQ(child, waitpid(child, &status, 0));
-	ASSERT_EQ(0, status);
-	ASSERT_EQ(0, map[100]);
+	EXPECT_TRUE(waiting);
+	for (int i = 0; i < CHILDREN; i++) {
+		ASSERT_EQ(children[i], waitpid(children[i], &status, 0));
+		EXPECT_EQ(0, status)
+			TH_LOG("child %d", i);
+	}
+	m->want[100] ^= 0x80;
+	EXPECT_EQ(m->want[100], map[100]);
 	ASSERT_EQ(0, munmap(map, m->page));
-	memset(m->want + 100, 0, 50);
+	ASSERT_EQ(0, munmap(none, 2 * m->page));
+	ASSERT_EQ(0, close(direct));
+	ASSERT_EQ(0, close(other));
+	model_verify_everywhere(_metadata, m);
+}
+
+/* What takes the folios of one cluster. */
+enum operation {
+	WRITE, WRITE_DIRECT, WRITE_MAPPED, WRITE_INLINE, PUNCH, TRUNCATE, OPERATIONS
+};
+
+/* In the second cluster */
+static off_t operation_pos(const struct file_model *m, enum operation op)
+{
+	if (op == WRITE_INLINE)
+		return 100;
+	if (op == WRITE_DIRECT)
+		return m->unit + m->unit / 2 / m->page * m->page;
+	return m->unit + m->unit / 2 + 100;
+}
+
+static size_t operation_len(const struct file_model *m, enum operation op)
+{
+	switch (op) {
+	case WRITE_DIRECT:
+		return m->page;
+	case WRITE_INLINE:	/* more than an inode can have */
+		return m->page - 200;
+	case PUNCH:
+		return m->unit / 2 - 200;
+	default:
+		return 100;
+	}
+}
+
+/* The file that the operation @op is for; nothing of it is in the page cache. */
+static void prepare_operation(struct __test_metadata *_metadata,
+			      struct file_model *m, enum operation op)
+{
+	model_truncate(_metadata, m, 0);
+	if (op == WRITE_INLINE)
+		model_write(_metadata, m, 0, 123);
+	else if (op == PUNCH || op == TRUNCATE)
+		model_write(_metadata, m, 0, 3 * m->unit);
+	else
+		model_truncate(_metadata, m, 3 * m->unit);
+	model_evict(_metadata, m);
+}
+
+/* Have in the model what @op does. */
+static void expect_operation(struct file_model *m, enum operation op)
+{
+	off_t pos = operation_pos(m, op);
+	size_t len = operation_len(m, op);
+
+	if (op == PUNCH)
+		memset(m->want + pos, 0, len);
+	else if (op != TRUNCATE)
+		memcpy(m->buf, model_fill(m, pos, len), len);
+	else
+		memset(m->want + pos, 0, m->size - pos);
+	if (op == TRUNCATE)
+		m->size = pos;
+}
+
+/* 0 or a negative errno */
+static int operate(const struct file_model *m, enum operation op, int direct)
+{
+	off_t pos = operation_pos(m, op);
+	ssize_t ret, len = operation_len(m, op);
+	uint8_t *map;
+
+	switch (op) {
+	case PUNCH:
+		ret = fallocate(m->fd, FALLOC_FL_PUNCH_HOLE |
+				FALLOC_FL_KEEP_SIZE, pos, len);
+		break;
+	case TRUNCATE:
+		ret = ftruncate(m->fd, pos);
+		break;
+	case WRITE_MAPPED:
+		map = mmap(NULL, 2 * m->unit, PROT_READ | PROT_WRITE,
+			   MAP_SHARED, m->fd, 0);
+		if (map == MAP_FAILED)
+			return -errno;
+		memcpy(map + pos, m->buf, len);
+		ret = munmap(map, 2 * m->unit);
+		break;
+	default:
+		ret = pwrite(op == WRITE_DIRECT ? direct : m->fd, m->buf, len,
+			     pos);
+		if (ret == len)
+			ret = 0;
+	}
+	return ret < 0 ? -errno : ret;
+}
+
+/*
+ * An operation for which there is no page is refused, and has done nothing. Only
+ * those allocations fail for it that cannot wait: with that it gets along.
+ */
+TEST_F_TIMEOUT(ocfs2, no_memory, 120)
+{
+	struct file_model *m = &self->m, old;
+	uint8_t *want = malloc(m->max);
+	int direct, faults;
+
+	if (image_faults(FAIL_PAGE))
+		SKIP(return, "no " FAIL_PAGE " (CONFIG_FAIL_PAGE_ALLOC)");
+	ASSERT_EQ(0, write_string(FAIL_PAGE "task-filter", "Y"));
+	ASSERT_EQ(0, write_string(FAIL_PAGE "times", "-1"));
+	ASSERT_NE(NULL, want);
+	direct = model_open(m, O_DIRECT);
+	ASSERT_GE(direct, 0);
+
+	for (int op = 0; op < OPERATIONS; op++) {
+		prepare_operation(_metadata, m, op);
+		expect_operation(m, op);
+		ASSERT_EQ(0, write_string(FAIL_PAGE "ignore-gfp-wait", "Y"));
+		ASSERT_EQ(0, write_string(FAIL_PAGE "probability", "100"));
+		ASSERT_EQ(0, write_string(MAKE_IT_FAIL, "1"));
+		EXPECT_EQ(0, operate(m, op, direct))
+			TH_LOG("operation %d", op);
+		ASSERT_EQ(0, write_string(MAKE_IT_FAIL, "0"));
+		ASSERT_EQ(0, write_string(FAIL_PAGE "probability", "0"));
+		model_verify(_metadata, m, "without waiting");
+
+		ASSERT_EQ(0, write_string(FAIL_PAGE "ignore-gfp-wait", "N"));
+		for (int i = 1, failed = true; failed; i += 1 + i / 4) {
+			int err;
+
+			prepare_operation(_metadata, m, op);
+			old = *m;
+			old.want = memcpy(want, m->want, m->max);
+			expect_operation(m, op);
+			faults = image_fail_nth(i);
+			err = operate(m, op, direct);
+			failed = image_has_failed(faults);
+			if (err) {
+				/* of a truncation, any error becomes ENOSPC */
+				if (err != -ENOSPC || op != TRUNCATE)
+					EXPECT_EQ(-ENOMEM, err)
+						TH_LOG("operation %d, page %d",
+						       op, i);
+				model_verify(_metadata, &old, "refused");
+				memcpy(m->buf, m->want + operation_pos(m, op),
+				       operation_len(m, op));
+				ASSERT_EQ(0, operate(m, op, direct));
+			}
+			model_verify(_metadata, m, "at last");
+		}
+	}
+	ASSERT_EQ(0, close(direct));
+	free(want);
 	model_verify_everywhere(_metadata, m);
 }
 

@@ -11,6 +11,7 @@
 #include <endian.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 
 #include "image_test.h"
 
@@ -185,6 +186,19 @@ struct directory {
 	char name[4];
 };
 
+/* Of the inode that follows the root's. */
+static struct directory file_entry(void)
+{
+	return (struct directory) {
+		.inode_number = htole32(1),
+		.offset = htole16(sizeof(struct dir_inode)),
+		.inode_number_delta = htole16(1),
+		.type = htole16(2),
+		.size = htole16(3),
+		.name = { 'f', 'i', 'l', 'e' },
+	};
+}
+
 #define METADATA	8192
 
 /* Append @len bytes as metadata blocks that are not compressed. */
@@ -202,21 +216,18 @@ static bool put_metadata(FILE *f, const void *buf, size_t len)
 	return true;
 }
 
-/* mksquashfs would have to read all of the file: make the image by hand. */
-static bool make_sparse(const struct volume *vol)
+/*
+ * mksquashfs would have to read all of the file, and makes no broken directory:
+ * make the image by hand. If @more is not NULL it follows the file's entry.
+ */
+static bool make_sparse(const struct volume *vol, const struct directory *more)
 {
 	static const uint32_t id;
 	size_t blocks = vol->size / BLOCK_LARGE;
 	size_t len = sizeof(struct dir_inode) + sizeof(struct lreg_inode) +
 		     blocks * sizeof(uint32_t);
-	struct directory dir = {
-		.inode_number = htole32(1),
-		.offset = htole16(sizeof(struct dir_inode)),
-		.inode_number_delta = htole16(1),
-		.type = htole16(2),
-		.size = htole16(sizeof(dir.name) - 1),
-		.name = { 'f', 'i', 'l', 'e' },
-	};
+	struct directory dir[] = { file_entry(), more ? *more : file_entry() };
+	size_t dir_len = more ? sizeof(dir) : sizeof(dir[0]);
 	struct super_block sb = {
 		.magic = htole32(0x73717368),
 		.inodes = htole32(2),
@@ -244,7 +255,7 @@ static bool make_sparse(const struct volume *vol)
 	root->mode = htole16(0755);
 	root->inode_number = htole32(1);
 	root->nlink = htole32(2);
-	root->file_size = htole16(sizeof(dir) + 3);
+	root->file_size = htole16(dir_len + 3);
 	root->parent_inode = htole32(3);
 
 	file->type = htole16(9);
@@ -259,7 +270,7 @@ static bool make_sparse(const struct volume *vol)
 
 	ok = !fseek(f, sizeof(sb), SEEK_SET) && put_metadata(f, inodes, len);
 	sb.directory_table = htole64(ftell(f));
-	ok = ok && put_metadata(f, &dir, sizeof(dir));
+	ok = ok && put_metadata(f, dir, dir_len);
 	ids = htole64(ftell(f));
 	ok = ok && put_metadata(f, &id, sizeof(id));
 	sb.id_table = htole64(ftell(f));
@@ -294,24 +305,10 @@ TEST_F(squashfs, hole_past_2_to_31_pages)
 		SKIP(return, "no files as large on 32 bits");
 	/* the block list of the file that is read is about 4 bytes per MiB */
 	vol->size += BLOCK_LARGE;
-	ASSERT_TRUE(make_sparse(vol));
+	ASSERT_TRUE(make_sparse(vol, NULL));
 	if (volume_mount(_metadata, vol))
 		return;
 	EXPECT_EQ(0, in_child(read_last_page, vol, SOON));
-}
-
-#define FAILSLAB	"/sys/kernel/debug/failslab/"
-
-static int write_string(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int err = 0;
-
-	if (fd < 0 || write(fd, value, strlen(value)) < 0)
-		err = -errno;
-	if (fd >= 0)
-		close(fd);
-	return err;
 }
 
 /* What a file ends with. */
@@ -335,19 +332,19 @@ FIXTURE_VARIANT_ADD(squashfs_tail, fragment_in_page)
 
 FIXTURE_VARIANT_ADD(squashfs_tail, fragment)
 {
-	.size = KIB(20) + 100,
-	.data = KIB(20) + 100,
+	.size = KIB(66) + 100,
+	.data = KIB(66) + 100,
 };
 
 FIXTURE_VARIANT_ADD(squashfs_tail, block)
 {
-	.size = BLOCK + KIB(20) + 100,
-	.data = BLOCK + KIB(20) + 100,
+	.size = BLOCK + KIB(66) + 100,
+	.data = BLOCK + KIB(66) + 100,
 };
 
 FIXTURE_VARIANT_ADD(squashfs_tail, hole)
 {
-	.size = BLOCK + KIB(20) + 100,
+	.size = BLOCK + KIB(66) + 100,
 	.data = BLOCK,
 };
 
@@ -360,10 +357,6 @@ FIXTURE_SETUP(squashfs_tail)
 
 FIXTURE_TEARDOWN(squashfs_tail)
 {
-	if (!access(FAILSLAB, F_OK)) {
-		write_string(FAILSLAB "ignore-gfp-wait", "Y");
-		write_string(FAILSLAB "verbose", "2");
-	}
 	volume_teardown(&self->vol);
 }
 
@@ -374,21 +367,27 @@ TEST_F(squashfs_tail, resident)
 	off_t start = (vol->size - 1) & ~(BLOCK - 1);
 	size_t pages = BLOCK / vol->page;
 	size_t used = (vol->size - start + vol->page - 1) / vol->page;
-	size_t inside = 0, past = 0;
+	const size_t faults[] = { 0, used - 1 };
 	unsigned char *vec = calloc(1, pages);
-	void *p = map_file(vol, start, BLOCK);
 
 	ASSERT_NE(NULL, vec);
-	ASSERT_NE(NULL, p);
-	ASSERT_EQ(0, madvise(p, vol->page, MADV_POPULATE_READ));
-	ASSERT_EQ(0, mincore(p, BLOCK, vec));
-	for (size_t i = 0; i < pages; i++)
-		*(i < used ? &inside : &past) += vec[i] & 1;
-	EXPECT_EQ(used, inside);
-	EXPECT_EQ(0, past);
-	ASSERT_EQ(0, munmap(p, BLOCK));
+	for (size_t n = 0; n < ARRAY_SIZE(faults); n++) {
+		size_t inside = 0, past = 0;
+		void *p = map_file(vol, start, BLOCK);
+
+		ASSERT_NE(NULL, p);
+		ASSERT_EQ(0, madvise(p + faults[n] * vol->page, vol->page,
+				     MADV_POPULATE_READ));
+		ASSERT_EQ(0, mincore(p, BLOCK, vec));
+		for (size_t i = 0; i < pages; i++)
+			*(i < used ? &inside : &past) += vec[i] & 1;
+		EXPECT_EQ(used, inside);
+		EXPECT_EQ(0, past);
+		ASSERT_EQ(0, munmap(p, BLOCK));
+		EXPECT_EQ(0, in_child(read_file, vol, SOON));
+		ASSERT_EQ(0, posix_fadvise(vol->fd, 0, 0, POSIX_FADV_DONTNEED));
+	}
 	free(vec);
-	EXPECT_EQ(0, in_child(read_file, vol, SOON));
 }
 
 struct failing {
@@ -402,22 +401,17 @@ enum { NONE_LEFT, FAILED, TROUBLE };
 static void touch_page_failing(void *arg)
 {
 	const struct failing *failing = arg;
-	char left[16] = "", value[16];
 	size_t page = failing->vol->page;
-	int fd, n;
+	int fd;
 	void *p;
 
 	p = map_file(failing->vol, failing->pos, page);
-	fd = open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
-	n = sprintf(value, "%u", failing->nth);
-	if (!p || fd < 0 || write(fd, value, n) != n)
+	if (!p)
 		_exit(TROUBLE);
+	fd = image_fail_nth(failing->nth);
 	/* the fault may succeed all the same: it is tried again */
 	madvise(p, page, MADV_POPULATE_READ);
-	if (pread(fd, left, sizeof(left) - 1, 0) <= 0 ||
-	    pwrite(fd, "0", 1, 0) != 1)
-		_exit(TROUBLE);
-	_exit(atoi(left) ? NONE_LEFT : FAILED);
+	_exit(image_has_failed(fd) ? FAILED : NONE_LEFT);
 }
 
 /*
@@ -434,13 +428,8 @@ TEST_F(squashfs_tail, failed_allocation)
 	};
 	long ret;
 
-	if (access(FAILSLAB, F_OK))
-		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
-	if (access(FAILSLAB, F_OK))
+	if (image_faults(FAILSLAB))
 		SKIP(return, "no " FAILSLAB " (CONFIG_FAILSLAB)");
-	ASSERT_EQ(0, write_string(FAILSLAB "ignore-gfp-wait", "N"));
-	ASSERT_EQ(0, write_string(FAILSLAB "verbose", "0"));
-
 	do {
 		/* with all caches cold, those of squashfs, too */
 		ASSERT_EQ(0, close(vol->fd));
@@ -456,8 +445,6 @@ TEST_F(squashfs_tail, failed_allocation)
 	EXPECT_EQ(NONE_LEFT, ret);
 	EXPECT_GT(failing.nth, 1);
 }
-
-#define NAMES	3000	/* more metadata than squashfs caches */
 
 /* The number of names in our directory, or a negative errno. */
 static int count_names(int dirfd)
@@ -477,15 +464,160 @@ static int count_names(int dirfd)
 	return n;
 }
 
+struct listing {
+	int dir;
+	unsigned int nth;	/* which allocation is to fail */
+};
+
+static int list(int dir, void *buf, size_t len)
+{
+	return syscall(SYS_getdents64, dir, buf, len) < 0 ? -errno : 0;
+}
+
+static void list_failing(void *arg)
+{
+	const struct listing *listing = arg;
+	char entries[4096];
+	int fd, err;
+
+	/* once without: all that page faults allocate is there then */
+	if (lseek(listing->dir, 0, SEEK_SET) ||
+	    list(listing->dir, entries, sizeof(entries)) ||
+	    lseek(listing->dir, 0, SEEK_SET))
+		_exit(TROUBLE);
+	fd = image_fail_nth(listing->nth);
+	err = list(listing->dir, entries, sizeof(entries));
+	if (!image_has_failed(fd))
+		_exit(NONE_LEFT);
+	_exit(err == -ENOMEM ? FAILED : TROUBLE);
+}
+
+/* A directory that there is no memory to list is not an empty one. */
+TEST_F(squashfs, list_without_memory)
+{
+	struct volume *vol = &self->vol;
+	struct listing listing = {};
+	long ret;
+
+	vol->size = BLOCK_LARGE;
+	ASSERT_TRUE(make_sparse(vol, NULL));
+	if (volume_mount(_metadata, vol))
+		return;
+	if (image_faults(FAILSLAB))
+		SKIP(return, "no " FAILSLAB " (CONFIG_FAILSLAB)");
+	listing.dir = open(vol->im.mnt, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	ASSERT_EQ(1, count_names(listing.dir));
+	do {
+		listing.nth++;
+		ret = in_child(list_failing, &listing, SOON);
+	} while (ret == FAILED && listing.nth < 100);
+	EXPECT_EQ(NONE_LEFT, ret);
+	EXPECT_GT(listing.nth, 1);
+	ASSERT_EQ(0, close(listing.dir));
+}
+
+/* What is behind an entry that cannot be right is missing: that is an error. */
+TEST_F(squashfs, broken_directory)
+{
+	struct volume *vol = &self->vol;
+	struct directory more[4];
+
+	for (int i = 0; i < ARRAY_SIZE(more); i++)
+		more[i] = file_entry();
+	more[1].count = htole32(256);
+	more[2].size = htole16(256);
+	more[3].type = htole16(8);
+
+	vol->size = BLOCK_LARGE;
+	for (int i = 0; i < ARRAY_SIZE(more); i++) {
+		int dir;
+
+		more[i].name[0] = 'm';
+		ASSERT_TRUE(make_sparse(vol, &more[i]));
+		if (volume_mount(_metadata, vol))
+			return;
+		dir = open(vol->im.mnt, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		EXPECT_EQ(i ? -EIO : 2, count_names(dir))
+			TH_LOG("%d", i);
+		ASSERT_EQ(0, close(dir));
+		ASSERT_EQ(0, close(vol->fd));
+		vol->fd = -1;
+		ASSERT_EQ(0, image_umount(&vol->im));
+	}
+}
+
+#define NAMES	3000	/* more metadata than squashfs caches */
+
 /*
- * While the medium cannot be read, neither can a file or a directory; the error
- * is not the end of the directory.  Afterwards, both can be read again.
+ * A fragment that cannot be read says nothing about the one in block 0; that is not
+ * a block mksquashfs would use.
+ */
+TEST_F(squashfs, broken_fragment)
+{
+	struct volume *vol = &self->vol;
+	struct {
+		uint64_t start;
+		uint32_t size, unused;
+	} fragments[2];
+	uint8_t want[KIB(4)], buf[KIB(4)];
+	struct super_block sb;
+	uint64_t pos;
+	int image, other;
+
+	if (!image_have("mksquashfs"))
+		SKIP(return, "no mksquashfs");
+	ASSERT_EQ(0, image_run("mkdir %s/src", vol->im.dir));
+	/* not both in one fragment */
+	write_file(_metadata, vol, "file", BLOCK - 1, BLOCK - 1, 3);
+	write_file(_metadata, vol, "other", BLOCK - 1, BLOCK - 1, 5);
+	ASSERT_EQ(0, image_run("mksquashfs %s/src %s -noappend -noF -b %ld",
+			       vol->im.dir, vol->im.path, BLOCK));
+	image = open(vol->im.path, O_RDWR | O_CLOEXEC);
+	ASSERT_EQ(sizeof(sb), pread(image, &sb, sizeof(sb), 0));
+	ASSERT_EQ(sizeof(pos), pread(image, &pos, sizeof(pos),
+				     le64toh(sb.fragment_table)));
+	pos = le64toh(pos) + 2;
+	ASSERT_EQ(sizeof(fragments), pread(image, fragments, sizeof(fragments),
+					   pos));
+	ASSERT_EQ(htole32(1 << 24 | (BLOCK - 1)), fragments[0].size);
+	fragments[0].start = 0;
+	fragments[1].start = sb.bytes_used;
+	ASSERT_EQ(sizeof(fragments), pwrite(image, fragments, sizeof(fragments),
+					    pos));
+	ASSERT_EQ(sizeof(want), pread(image, want, sizeof(want), 0));
+	ASSERT_EQ(0, close(image));
+	if (volume_mount(_metadata, vol))
+		return;
+
+	snprintf((char *)buf, sizeof(buf), "%s/other", vol->im.mnt);
+	other = open((char *)buf, O_RDONLY | O_CLOEXEC);
+	EXPECT_EQ(-1, pread(other, buf, sizeof(buf), 0));
+	EXPECT_EQ(EIO, errno);
+	ASSERT_EQ(0, close(other));
+	ASSERT_EQ(sizeof(buf), pread(vol->fd, buf, sizeof(buf), 0));
+	EXPECT_EQ(0, memcmp(want, buf, sizeof(buf)));
+}
+
+/* For in_child(). Each failure takes an entry of a cache, if it does not put it. */
+static void readlink_failing(void *arg)
+{
+	char target[8];
+
+	for (int i = 0; i < 20; i++)
+		if (readlinkat(*(int *)arg, "", target, sizeof(target)) >= 0 ||
+		    errno != EIO)
+			_exit(1);
+}
+
+/*
+ * While the medium cannot be read, neither can a file, a link or a directory; the
+ * error is not the end of the directory.  Afterwards, they can be read again.
  */
 TEST_F(squashfs, medium_fails_for_a_while)
 {
 	struct volume *vol = &self->vol;
 	char path[24], buf[100];
-	int dir;
+	int dir, link;
 
 	if (!image_have("mksquashfs"))
 		SKIP(return, "no mksquashfs");
@@ -496,7 +628,8 @@ TEST_F(squashfs, medium_fails_for_a_while)
 		SKIP(return, "no wofs (CONFIG_TEST_WOFS)");
 	}
 	snprintf(vol->im.path, sizeof(vol->im.path), "%s/image", path);
-	ASSERT_EQ(0, image_run("mkdir -p %s/src/dir", vol->im.dir));
+	ASSERT_EQ(0, image_run("mkdir -p %s/src/dir && ln -s file %s/src/dir/+link",
+			       vol->im.dir, vol->im.dir));
 	ASSERT_EQ(0, image_run("cd %s/src/dir && seq -f %%060g %d | xargs touch",
 			       vol->im.dir, NAMES));
 	vol->size = KIB(20) + 100;
@@ -511,16 +644,24 @@ TEST_F(squashfs, medium_fails_for_a_while)
 	snprintf(buf, sizeof(buf), "%s/dir", vol->im.mnt);
 	dir = open(buf, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_GE(dir, 0);
+	snprintf(buf, sizeof(buf), "%s/dir/+link", vol->im.mnt);
+	link = open(buf, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	ASSERT_GE(link, 0);
+	/* the metadata of the link, which are far from those of dir, get evicted */
+	ASSERT_EQ(NAMES + 1, count_names(dir));
 
 	ASSERT_EQ(0, mount("none", path, "wofs", MS_REMOUNT,
 			   "fail=eio,fail_op=read"));
+	EXPECT_EQ(0, in_child(readlink_failing, &link, SOON));
 	EXPECT_EQ(-1, pread(vol->fd, buf, sizeof(buf), 0));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(-EIO, count_names(dir));
 
 	ASSERT_EQ(0, mount("none", path, "wofs", MS_REMOUNT, "fail=none"));
-	EXPECT_EQ(NAMES, count_names(dir));
+	EXPECT_EQ(NAMES + 1, count_names(dir));
 	EXPECT_EQ(0, in_child(read_file, vol, SOON));
+	EXPECT_EQ(4, readlinkat(link, "", buf, sizeof(buf)));
+	ASSERT_EQ(0, close(link));
 	ASSERT_EQ(0, close(dir));
 }
 
