@@ -323,7 +323,10 @@ FIXTURE_VARIANT(squashfs_tail)
 	off_t data;
 };
 
-/* Part of a fragment, which has data of other files behind it. */
+/*
+ * Part of a fragment, which has data of other files behind it.  What is longer than
+ * a page is longer than half a block, too.
+ */
 FIXTURE_VARIANT_ADD(squashfs_tail, fragment_in_page)
 {
 	.size = 100,
