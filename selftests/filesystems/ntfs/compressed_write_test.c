@@ -2079,8 +2079,7 @@ static void expect_no_memory_resident(struct __test_metadata *_metadata,
 			EXPECT_EQ(fsync(fd), 0);
 		}
 		expect_size(_metadata, fd, RESIDENT, "size");
-		if (ret || store)
-			posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 		expect_data(_metadata, fd, self->data, RESIDENT, 0, "data");
 		map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 			   0);
@@ -2360,11 +2359,19 @@ TEST_F_TIMEOUT(failing, allocation_keeps_the_old_data_around, 120)
 	expect_no_memory(_metadata, self, 1000);
 }
 
-/* A write to a part of a block that cannot be read changes nothing. */
-TEST_F(failing, read_keeps_the_old_data)
+/*
+ * A write to a part of a block that cannot be read changes nothing, nor does one
+ * that the device refuses.
+ */
+TEST_F(failing, error_keeps_the_old_data)
 {
 	size_t block = self->vol.block;
 
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=eio"), 0);
+	EXPECT_EQ(pwrite(self->fd, self->new, block, 0), -1);
+	EXPECT_EQ(errno, EIO);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	expect_data(_metadata, self->fd, self->old, 2 * block, 0, "refused");
 	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
 	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
 			"fail=eio,fail_op=read"), 0);
