@@ -194,6 +194,13 @@ static unsigned int cached_pages(struct __test_metadata *_metadata, int fd,
 	return nr;
 }
 
+/* The file is not in the page cache, after that: nobody holds on to its pages. */
+static void evict(struct __test_metadata *_metadata, int fd, size_t len)
+{
+	EXPECT_TRUE(wait_for(!posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) &&
+			     !cached_pages(_metadata, fd, len), SOON));
+}
+
 struct readers {
 	int fd;
 	size_t frame;		/* bytes that are read together */
@@ -380,7 +387,7 @@ static void expect_file(struct __test_metadata *_metadata,
 			FIXTURE_DATA(lznt) * self)
 {
 	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
-	ASSERT_EQ(0, posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED));
+	evict(_metadata, self->fd, self->len);
 	expect_data(_metadata, self->fd, self->want, self->len, 0, "cold");
 	remount(_metadata, self);
 	expect_data(_metadata, self->fd, self->want, self->len, 0,
@@ -881,7 +888,7 @@ static void expect_small(struct __test_metadata *_metadata,
 {
 	expect_data(_metadata, fd, self->want, len, 0, "warm");
 	ASSERT_EQ(0, fsync(fd));
-	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	evict(_metadata, fd, len);
 	expect_data(_metadata, fd, self->want, len, 0, "cold");
 	ASSERT_EQ(0, close(fd));
 	remount(_metadata, self);
@@ -910,6 +917,11 @@ TEST_F(lznt, resident_file_grows)
 	/* ... and while its folio is dirty */
 	fd = create_small(_metadata, self, "dirty", false);
 	grow_small(_metadata, self, fd, "dirty");
+	/* ... or does not, and is no longer resident all the same */
+	fd = create_small(_metadata, self, "same", true);
+	pattern_fill(self->want + 50, 10, 50, 8);
+	ASSERT_EQ(10, pwrite(fd, self->want + 50, 10, 50));
+	expect_small(_metadata, self, fd, "same", 100);
 }
 
 /* The first frame has to be zeroed up to the end. */
@@ -977,6 +989,11 @@ TEST_F(lznt, dirty_folios_are_accounted)
 		snprintf(name, sizeof(name), "small%u", i);
 		fd = create_small(_metadata, self, name, false);
 		ASSERT_EQ(1000, pwrite(fd, self->want, 1000, 100));
+		ASSERT_EQ(0, fsync(fd));
+		ASSERT_EQ(0, close(fd));
+		snprintf(name, sizeof(name), "long%u", i);
+		fd = create_small(_metadata, self, name, true);
+		ASSERT_EQ(0, ftruncate(fd, 2 * self->frame));
 		ASSERT_EQ(0, fsync(fd));
 		ASSERT_EQ(0, close(fd));
 		snprintf(name, sizeof(name), "plain%u", i);
@@ -1288,6 +1305,8 @@ TEST_F(lznt, range_is_inserted_into_a_resident_file)
 			       0));
 	ASSERT_EQ(RESIDENT, pwrite(fd, self->want, RESIDENT, 0));
 	ASSERT_EQ(0, fsync(fd));
+	evict(_metadata, fd, RESIDENT);
+	poison_free_memory(_metadata);
 	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_INSERT_RANGE, 0, self->frame));
 	memmove(self->want + self->frame, self->want, RESIDENT);
 	memset(self->want, 0, self->frame);
@@ -1469,6 +1488,13 @@ TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
 	int fd = create_page(_metadata, self);
 	struct stat st;
 	void *map;
+	int empty;
+
+	/* Nothing is kept of an empty file. */
+	empty = open_file(_metadata, &self->im, "empty", O_CREAT | O_RDWR);
+	ASSERT_EQ(0, ftruncate(empty, len));
+	EXPECT_EQ(0, cached_pages(_metadata, empty, len));
+	ASSERT_EQ(0, close(empty));
 
 	ASSERT_EQ(0, ftruncate(fd, len / 2));
 	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
@@ -1511,11 +1537,19 @@ TEST_F(lznt, stores_behind_the_end)
 	ASSERT_EQ(0, ftruncate(fd, len));
 	expect_small(_metadata, self, fd, "plain", len);
 
+	/* nor while a small file is mapped */
+	fd = create_stored(_metadata, self, "small", &map);
+	memset(map + 150, 1, 100);
+	memset(self->want + 100, 0, self->len - 100);
+	ASSERT_EQ(0, ftruncate(fd, len));
+	expect_data(_metadata, fd, self->want, len, 0, "mapped");
+	ASSERT_EQ(0, munmap(map, page));
+	expect_small(_metadata, self, fd, "small", len);
+
 	/* nor if it was compressed in between, and its first frame is cached */
 	fd = create_stored(_metadata, self, "later", &map);
 	memset(map + 150, 1, 100);
 	make_compressed(_metadata, fd);
-	memset(self->want + 100, 0, self->len - 100);
 	ASSERT_EQ(0, ftruncate(fd, self->frame));
 	expect_data(_metadata, fd, self->want + page, self->frame - page, page,
 		    "behind the first page");
@@ -2120,6 +2154,20 @@ static int trace_stop(int *fs)
 	return nr;
 }
 
+#define PF_MEMALLOC_NOFS	0x00040000
+
+static unsigned int task_flags(struct __test_metadata *_metadata)
+{
+	FILE *file = fopen("/proc/self/stat", "re");
+	unsigned int flags;
+
+	ASSERT_NE(NULL, file);
+	ASSERT_EQ(1, fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %u",
+			    &flags));
+	fclose(file);
+	return flags;
+}
+
 /*
  * The folios of the frame are locked while it is read and written.  Reclaim for
  * the buffers must not enter the filesystem, which could wait for one of them.
@@ -2141,6 +2189,8 @@ TEST_F(lznt, buffers_of_a_frame_are_allocated_without_fs)
 	nr = trace_stop(&fs);
 	EXPECT_LE(1, nr);
 	EXPECT_EQ(0, fs);
+	/* What is allocated later can. */
+	EXPECT_FALSE(task_flags(_metadata) & PF_MEMALLOC_NOFS);
 	expect_file(_metadata, self);
 }
 
@@ -2719,7 +2769,7 @@ static void write_a_byte(struct __test_metadata *_metadata,
 	ASSERT_EQ(1, pwrite(fd, self->want + pos, 1, pos));
 	expect_data(_metadata, self->fd, self->want, self->len, 0, "warm");
 	ASSERT_EQ(0, fsync(fd));
-	ASSERT_EQ(0, posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED));
+	evict(_metadata, fd, self->len);
 	expect_data(_metadata, self->fd, self->want, self->len, 0, "cold");
 	ASSERT_EQ(0, close(fd));
 	ASSERT_EQ(0, close(self->fd));
