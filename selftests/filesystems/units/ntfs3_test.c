@@ -1517,7 +1517,7 @@ TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
 	expect_small(_metadata, self, fd, "plain", len);
 }
 
-/* Stores behind the end of the file do not become data when it grows. */
+/* Stores past EOF do not become data when the file grows. */
 TEST_F(lznt, stores_behind_the_end)
 {
 	size_t page = self->page, len = 2 * page;
@@ -2276,7 +2276,7 @@ TEST_F(lznt, no_memory_for_a_part_of_a_frame)
 TEST_F(lznt, no_memory_behind_a_hole)
 {
 	prepare_failing(_metadata);
-	/* The last frame is read, and zeroed behind the end. */
+	/* The last frame is read, and zeroed past EOF. */
 	self->len -= self->frame / 2;
 	ASSERT_EQ(0, ftruncate(self->fd, self->len));
 	expect_writes_without_memory(_metadata, self,

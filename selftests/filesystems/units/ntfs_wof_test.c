@@ -284,7 +284,7 @@ TEST_F(ntfs_wof, allocation_fails)
 	EXPECT_LT(nth, 1000);
 }
 
-/* What is on disk is not the data: nobody is told where it is. */
+/* What is on disk is not the data: FIBMAP and FIEMAP do not report it. */
 TEST_F(ntfs_wof, has_no_map)
 {
 	struct fiemap fiemap = { .fm_length = ~0ULL };
