@@ -861,7 +861,7 @@ static void collision(struct kunit *test)
 {
 	struct lock_test *t = test->priv;
 	unsigned long collisions = folio_lock_stat(FOLIO_STAT_COLLISIONS);
-	/* As hash_long() spreads them, each entry has one of twice as many. */
+	/* hash_long() of so many consecutive numbers leaves out no entry. */
 	const size_t nr = 2 << FOLIO_LOCK_OWNER_BITS;
 	unsigned long *owner = folio_lock_owner(t->folios[5]);
 	struct page *pages = vzalloc((nr + 4) * sizeof(*pages));

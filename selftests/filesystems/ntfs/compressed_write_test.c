@@ -1306,9 +1306,6 @@ TEST_F(place, does_not_show_up_at_offset_modulo_4g)
 	volume_check(_metadata, &self->vol);
 }
 
-#define FAILSLAB	"/sys/kernel/debug/failslab/"
-#define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
-
 static int write_string(const char *path, const char *value)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -1321,62 +1318,85 @@ static int write_string(const char *path, const char *value)
 	return err;
 }
 
-/* Allocations of this thread can fail; a file to say which, or -1. */
-static int open_fail_nth(void)
+/* Settings of the kernel that a test has changed, and what they were before. */
+static struct {
+	const char *path;
+	char value[16];
+} settings[16];
+
+/* Write @value to @path, until restore_settings(). */
+static int change_setting(const char *path, const char *value)
+{
+	unsigned int i = 0;
+	ssize_t n;
+	int fd;
+
+	while (settings[i].path && strcmp(settings[i].path, path))
+		i++;
+	if (!settings[i].path) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return -errno;
+		n = read(fd, settings[i].value, sizeof(settings[i].value) - 1);
+		close(fd);
+		if (n <= 0)
+			return -EIO;
+		settings[i].path = path;
+	}
+	return write_string(path, value);
+}
+
+static void restore_settings(void)
+{
+	unsigned int i = 0;
+
+	while (settings[i].path)
+		i++;
+	while (i--)
+		write_string(settings[i].path, settings[i].value);
+}
+
+#define FAILSLAB	"/sys/kernel/debug/failslab/"
+#define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
+
+/* What fails can be allocations of slab, and if possible those of pages. */
+static int prepare_faults(void)
 {
 	if (access(FAILSLAB, F_OK))
 		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
-	if (write_string(FAILSLAB "ignore-gfp-wait", "N") ||
-	    write_string(FAILSLAB "verbose", "0"))
+	change_setting(FAIL_PAGE "min-order", "0");
+	change_setting(FAIL_PAGE "verbose", "0");
+	/* or each failure counts it down */
+	change_setting(FAIL_PAGE "times", "-1");
+	return change_setting(FAILSLAB "verbose", "0") ?:
+	       change_setting(FAILSLAB "times", "-1");
+}
+
+/* Allocations of this thread can fail; a file to say which, or -1. */
+static int open_fail_nth(void)
+{
+	if (prepare_faults() || change_setting(FAILSLAB "ignore-gfp-wait", "N"))
 		return -1;
-	/* pages as well, where that is possible */
-	write_string(FAIL_PAGE "ignore-gfp-wait", "N");
-	write_string(FAIL_PAGE "min-order", "0");
-	write_string(FAIL_PAGE "verbose", "0");
+	change_setting(FAIL_PAGE "ignore-gfp-wait", "N");
 	return open("/proc/thread-self/fail-nth", O_RDWR | O_CLOEXEC);
 }
 
 /* Or all that cannot wait for memory. */
 static int fail_what_cannot_wait(void)
 {
-	static const char * const settings[][2] = {
+	static const char * const these[][2] = {
 		{ FAILSLAB "task-filter", "Y" },
-		{ FAILSLAB "times", "-1" },
-		{ FAILSLAB "verbose", "0" },
 		{ FAILSLAB "probability", "100" },
-		{ FAIL_PAGE "min-order", "0" },
 		{ FAIL_PAGE "task-filter", "Y" },
-		{ FAIL_PAGE "times", "-1" },
-		{ FAIL_PAGE "verbose", "0" },
 		{ FAIL_PAGE "probability", "100" },
 		{ "/proc/thread-self/make-it-fail", "1" },
 	};
+	int err = prepare_faults();
 	unsigned int i;
-	int err = 0;
 
-	if (access(FAILSLAB, F_OK))
-		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
-	for (i = 0; i < ARRAY_SIZE(settings) && !err; i++)
-		err = write_string(settings[i][0], settings[i][1]);
+	for (i = 0; i < ARRAY_SIZE(these) && !err; i++)
+		err = change_setting(these[i][0], these[i][1]);
 	return err;
-}
-
-static void close_fail_nth(void)
-{
-	write_string("/proc/thread-self/make-it-fail", "0");
-	if (access(FAILSLAB, F_OK))
-		return;
-	write_string(FAILSLAB "probability", "0");
-	write_string(FAILSLAB "task-filter", "N");
-	write_string(FAILSLAB "times", "1");
-	write_string(FAIL_PAGE "probability", "0");
-	write_string(FAIL_PAGE "task-filter", "N");
-	write_string(FAIL_PAGE "times", "1");
-	write_string(FAILSLAB "ignore-gfp-wait", "Y");
-	write_string(FAILSLAB "verbose", "2");
-	write_string(FAIL_PAGE "ignore-gfp-wait", "Y");
-	write_string(FAIL_PAGE "min-order", "1");
-	write_string(FAIL_PAGE "verbose", "2");
 }
 
 /* The next allocation but @nth - 1 is to fail. */
@@ -1400,6 +1420,18 @@ static bool has_failed(int fd)
 		ksft_exit_fail_perror("fail-nth");
 	errno = err;
 	return !atoi(left);
+}
+
+/* A new file in place of @old, which is closed. */
+static int new_file(struct __test_metadata *_metadata, int old, int flags)
+{
+	int fd;
+
+	ASSERT_EQ(close(old), 0);
+	ASSERT_EQ(unlink(MNT "/file"), 0);
+	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC | flags, 0600);
+	ASSERT_GE(fd, 0);
+	return fd;
 }
 
 /* One file of four blocks. */
@@ -1434,7 +1466,7 @@ FIXTURE_SETUP(file)
 
 FIXTURE_TEARDOWN(file)
 {
-	close_fail_nth();
+	restore_settings();
 	volume_teardown(&self->vol);
 }
 
@@ -1685,10 +1717,7 @@ TEST_F(file, refuses_stores_to_an_older_mapping)
 	uint32_t attr = ATTR_COMPRESSED;
 	char *p;
 
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(unlink(MNT "/file"), 0);
-	self->fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(self->fd, 0);
+	self->fd = new_file(_metadata, self->fd, 0);
 	p = mmap(NULL, self->vol.page, PROT_READ | PROT_WRITE, MAP_SHARED,
 		 self->fd, 0);
 	ASSERT_NE(p, MAP_FAILED);
@@ -1745,13 +1774,10 @@ TEST_F(file, failed_write_to_an_ordinary_file)
 	int fd;
 
 	ASSERT_NE(want, NULL);
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(unlink(MNT "/file"), 0);
 	unmapped = mmap(NULL, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 			0);
 	ASSERT_NE(unmapped, MAP_FAILED);
-	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(fd, 0);
+	fd = new_file(_metadata, self->fd, 0);
 	EXPECT_EQ(pwrite(fd, unmapped, page, 0), -1);
 	EXPECT_EQ(errno, EFAULT);
 	expect_size(_metadata, fd, 0, "empty");
@@ -1802,10 +1828,7 @@ static int create_resident(struct __test_metadata *_metadata,
 {
 	int fd;
 
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(unlink(MNT "/file"), 0);
-	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(fd, 0);
+	fd = new_file(_metadata, self->fd, 0);
 	fill(self->data, RESIDENT, 0, 'a');
 	ASSERT_EQ(pwrite(fd, self->data, RESIDENT, 0), RESIDENT);
 	ASSERT_EQ(fsync(fd), 0);
@@ -1992,10 +2015,7 @@ static void expect_grows_mapped(struct __test_metadata *_metadata,
 	int fd;
 
 	ASSERT_NE(want, NULL);
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(unlink(MNT "/file"), 0);
-	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(fd, 0);
+	fd = new_file(_metadata, self->fd, 0);
 	fill(want, page, 0, 'a');
 	ASSERT_EQ(pwrite(fd, want, page, 0), page);
 	if (grow == BY_MREMAP)
@@ -2285,7 +2305,7 @@ FIXTURE_SETUP(failing)
 
 FIXTURE_TEARDOWN(failing)
 {
-	close_fail_nth();
+	restore_settings();
 	mount("none", WOFS, "wofs", MS_REMOUNT,
 	      "cut=0,fail=none,delay=0");
 	volume_teardown(&self->vol);
@@ -2482,7 +2502,7 @@ TEST_F(failing, allocations_wait)
 	EXPECT_EQ(fallocate(other, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			    page, page), 0);
 	EXPECT_EQ(fsync(other), 0);
-	close_fail_nth();
+	restore_settings();
 	memcpy(self->new + block + 100, self->old + block + 100, block - 100);
 	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
 	expect_data(_metadata, other, self->new, page, 0, "ordinary");
@@ -2597,10 +2617,7 @@ TEST_F_TIMEOUT(failing, failed_allocation_of_a_hole, 120)
 	fd = open_fail_nth();
 	if (fd < 0)
 		SKIP(return, "needs CONFIG_FAILSLAB");
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(unlink(MNT "/file"), 0);
-	self->fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(self->fd, 0);
+	self->fd = new_file(_metadata, self->fd, 0);
 	fill(want, len, 0, 'a');
 	ASSERT_EQ(pwrite(self->fd, want, len, 0), len);
 	ASSERT_EQ(fsync(self->fd), 0);
@@ -2673,10 +2690,7 @@ TEST_F(failing, store_behind_space_that_cannot_be_zeroed)
 	int fd;
 
 	ASSERT_NE(want, NULL);
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(unlink(MNT "/file"), 0);
-	fd = open(MNT "/file", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
-	ASSERT_GE(fd, 0);
+	fd = new_file(_metadata, self->fd, 0);
 	/* the end of the data is in a block that has to be read */
 	fill(want, page + 100, 0, 'a');
 	ASSERT_EQ(pwrite(fd, want, page + 100, 0), page + 100);
@@ -2709,10 +2723,7 @@ TEST_F(failing, asynchronous_direct_append)
 
 	ASSERT_EQ(posix_memalign(&buf, page, len), 0);
 	memcpy(buf, self->new, len);
-	ASSERT_EQ(close(self->fd), 0);
-	ASSERT_EQ(unlink(MNT "/file"), 0);
-	fd = open(MNT "/file", O_CREAT | O_RDWR | O_DIRECT | O_CLOEXEC, 0600);
-	ASSERT_GE(fd, 0);
+	fd = new_file(_metadata, self->fd, O_DIRECT);
 	ASSERT_EQ(pwrite(fd, buf, page, 0), page);
 	if (syscall(__NR_io_setup, 1, &ctx))
 		SKIP(return, "needs CONFIG_AIO");
@@ -2868,7 +2879,7 @@ FIXTURE_SETUP(resident)
 
 FIXTURE_TEARDOWN(resident)
 {
-	close_fail_nth();
+	restore_settings();
 	volume_teardown(&self->vol);
 }
 

@@ -26,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -260,44 +261,72 @@ static __maybe_unused int image_umount(struct image *im)
 	return 0;
 }
 
-/* Settings of the kernel, which are only for what image_fail_nth() says. */
+/* Settings of the kernel that a test has changed, and what they were before. */
+static struct {
+	char path[64];
+	char value[16];
+} image_settings[16];
+
+/* Write @value to @path, until image_restore(): 0 or a negative errno. */
+static __maybe_unused int image_set(const char *path, const char *value)
+{
+	int i = 0, fd;
+	ssize_t n;
+
+	while (image_settings[i].path[0] && strcmp(image_settings[i].path, path))
+		i++;
+	if (!image_settings[i].path[0]) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			return -errno;
+		n = read(fd, image_settings[i].value,
+			 sizeof(image_settings[i].value) - 1);
+		close(fd);
+		if (n <= 0)
+			return -EIO;
+		strcpy(image_settings[i].path, path);
+	}
+	return write_string(path, value);
+}
+
+static __maybe_unused void image_restore(void)
+{
+	int i = 0;
+
+	while (image_settings[i].path[0])
+		i++;
+	while (i--)
+		write_string(image_settings[i].path, image_settings[i].value);
+}
+
 #define FAILSLAB	"/sys/kernel/debug/failslab/"
 #define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
 
-/* Allocations of @kind, one of the above, can fail: 0 or a negative errno. */
+/*
+ * Allocations of @kind, one of the above, can fail, but do so only if
+ * image_fail_nth() asks for it: 0 or a negative errno.
+ */
 static __maybe_unused int image_faults(const char *kind)
 {
+	static const char * const settings[][2] = {
+		{ "min-order", "0" }, { "ignore-gfp-highmem", "N" },
+		{ "verbose", "0" }, { "ignore-gfp-wait", "N" },
+	};
 	char path[64];
-	int err;
+	int err = 0;
 
 	if (access(kind, F_OK))
 		mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
-	snprintf(path, sizeof(path), "%smin-order", kind);
-	write_string(path, "0");	/* not in FAILSLAB */
-	snprintf(path, sizeof(path), "%signore-gfp-highmem", kind);
-	write_string(path, "N");
-	snprintf(path, sizeof(path), "%sverbose", kind);
-	err = write_string(path, "0");
-	snprintf(path, sizeof(path), "%signore-gfp-wait", kind);
-	return err ?: write_string(path, "N");
-}
-
-static __maybe_unused void image_no_faults(void)
-{
-	static const char * const usual[][2] = {
-		{ "probability", "0" }, { "times", "1" },
-		{ "task-filter", "N" }, { "ignore-gfp-wait", "Y" },
-		{ "ignore-gfp-highmem", "Y" }, { "min-order", "1" },
-		{ "verbose", "2" },
-	};
-	char path[64];
-
-	for (int i = 0; i < ARRAY_SIZE(usual); i++) {
-		snprintf(path, sizeof(path), FAILSLAB "%s", usual[i][0]);
-		write_string(path, usual[i][1]);
-		snprintf(path, sizeof(path), FAIL_PAGE "%s", usual[i][0]);
-		write_string(path, usual[i][1]);
+	/* or each failure of an allocation, of any kind, counts them down */
+	image_set(FAILSLAB "times", "-1");
+	image_set(FAIL_PAGE "times", "-1");
+	/* FAILSLAB does not have the first two */
+	for (int i = strcmp(kind, FAILSLAB) ? 0 : 2;
+	     i < ARRAY_SIZE(settings) && !err; i++) {
+		snprintf(path, sizeof(path), "%s%s", kind, settings[i][0]);
+		err = image_set(path, settings[i][1]);
 	}
+	return err;
 }
 
 /* Of the allocations of this thread, number @nth from now on is to fail. */
@@ -327,7 +356,7 @@ static __maybe_unused bool image_has_failed(int fd)
 /* For what the end of the namespace does not do, or not soon. */
 static __maybe_unused void image_teardown(struct image *im)
 {
-	image_no_faults();
+	image_restore();
 	if (!im->path[0])
 		return;
 	umount2(im->mnt, MNT_DETACH);
@@ -343,6 +372,26 @@ static __maybe_unused void drop_clean_caches(void)
 	if (fd < 0 || write(fd, "3", 1) != 1)
 		ksft_exit_fail_perror("/proc/sys/vm/drop_caches");
 	close(fd);
+}
+
+/* How many pages of the file are in the page cache? */
+static __maybe_unused size_t
+image_cached_pages(struct __test_metadata *_metadata, int fd, size_t len)
+{
+	size_t page = sysconf(_SC_PAGESIZE), pages = (len + page - 1) / page;
+	unsigned char *vec = malloc(pages);
+	size_t nr = 0;
+	void *map;
+
+	ASSERT_NE(NULL, vec);
+	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, mincore(map, len, vec));
+	for (size_t i = 0; i < pages; i++)
+		nr += vec[i] & 1;
+	ASSERT_EQ(0, munmap(map, len));
+	free(vec);
+	return nr;
 }
 
 /*

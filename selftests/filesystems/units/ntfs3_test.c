@@ -175,30 +175,11 @@ static void expect_unreadable(struct __test_metadata *_metadata, int fd,
 	}
 }
 
-/* How many pages of the file are in the page cache? */
-static unsigned int cached_pages(struct __test_metadata *_metadata, int fd,
-				 size_t len)
-{
-	unsigned char vec[128];
-	size_t page = sysconf(_SC_PAGESIZE), i;
-	unsigned int nr = 0;
-	void *map;
-
-	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
-	ASSERT_GE(sizeof(vec) * page, len);
-	ASSERT_EQ(0, mincore(map, len, vec));
-	for (i = 0; i * page < len; i++)
-		nr += vec[i] & 1;
-	ASSERT_EQ(0, munmap(map, len));
-	return nr;
-}
-
-/* The file is not in the page cache, after that: nobody holds on to its pages. */
+/* Evict the file: no page of it has a reference that was not dropped. */
 static void evict(struct __test_metadata *_metadata, int fd, size_t len)
 {
 	EXPECT_TRUE(wait_for(!posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) &&
-			     !cached_pages(_metadata, fd, len), SOON));
+			     !image_cached_pages(_metadata, fd, len), SOON));
 }
 
 struct readers {
@@ -1493,7 +1474,7 @@ TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
 	/* Nothing is kept of an empty file. */
 	empty = open_file(_metadata, &self->im, "empty", O_CREAT | O_RDWR);
 	ASSERT_EQ(0, ftruncate(empty, len));
-	EXPECT_EQ(0, cached_pages(_metadata, empty, len));
+	EXPECT_EQ(0, image_cached_pages(_metadata, empty, len));
 	ASSERT_EQ(0, close(empty));
 
 	ASSERT_EQ(0, ftruncate(fd, len / 2));
@@ -1503,7 +1484,7 @@ TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
 	ASSERT_NE(MAP_FAILED, map);
 	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
 	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_KEEP_SIZE, len, len));
-	EXPECT_EQ(1, cached_pages(_metadata, fd, len));
+	EXPECT_EQ(1, image_cached_pages(_metadata, fd, len));
 	ASSERT_EQ(0, munmap(map, page));
 
 	/* as with a write, the file loses the privileges it has for others */
@@ -2098,6 +2079,8 @@ struct contest {
 	uint8_t *data[2];
 	bool done;
 	bool bad;
+	void *(*read)(void *arg);	/* until @done */
+	void (*change)(struct contest *contest);
 };
 
 #define TRACING	"/sys/kernel/tracing"
@@ -2466,17 +2449,27 @@ static void *read_one_or_the_other(void *arg)
 	return NULL;
 }
 
-static void write_while_reading(void *arg)
+/* For in_child(): readers, while this thread changes the file. */
+static void change_while_reading(void *arg)
 {
 	struct contest *contest = arg;
 	pthread_t thread[NR_READERS];
 	unsigned int i;
 
 	for (i = 0; i < NR_READERS; i++)
-		if (pthread_create(&thread[i], NULL, read_one_or_the_other,
-				   contest))
+		if (pthread_create(&thread[i], NULL, contest->read, contest))
 			_exit(2);
-	for (i = 0; i < 200; i++) {
+	contest->change(contest);
+	__atomic_store_n(&contest->done, true, __ATOMIC_RELEASE);
+	for (i = 0; i < NR_READERS; i++)
+		pthread_join(thread[i], NULL);
+	if (contest->bad)
+		_exit(1);
+}
+
+static void write_again_and_again(struct contest *contest)
+{
+	for (unsigned int i = 0; i < 200; i++) {
 		/* In one piece, or in two that need the rest to be read. */
 		size_t cut = i & 2 ? contest->len / 3 : contest->len;
 		const uint8_t *data = contest->data[~i & 1];
@@ -2486,11 +2479,6 @@ static void write_while_reading(void *arg)
 		    contest->len - cut)
 			contest->bad = true;
 	}
-	__atomic_store_n(&contest->done, true, __ATOMIC_RELEASE);
-	for (i = 0; i < NR_READERS; i++)
-		pthread_join(thread[i], NULL);
-	if (contest->bad)
-		_exit(1);
 }
 
 TEST_F_TIMEOUT(lznt, concurrent_readers_and_a_writer, 2 * BUSY)
@@ -2499,11 +2487,13 @@ TEST_F_TIMEOUT(lznt, concurrent_readers_and_a_writer, 2 * BUSY)
 		.fd = self->fd,
 		.len = self->len,
 		.data = { self->want, malloc(self->len) },
+		.read = read_one_or_the_other,
+		.change = write_again_and_again,
 	};
 
 	ASSERT_NE(NULL, contest.data[1]);
 	fill_frames(contest.data[1], self->frame, 2);
-	ASSERT_EQ(0, in_child(write_while_reading, &contest, BUSY));
+	ASSERT_EQ(0, in_child(change_while_reading, &contest, BUSY));
 	expect_file(_metadata, self);
 }
 
@@ -2526,28 +2516,17 @@ static void *read_or_nothing(void *arg)
 	return NULL;
 }
 
-static void truncate_while_reading(void *arg)
+static void truncate_again_and_again(struct contest *contest)
 {
-	struct contest *contest = arg;
 	/* The first page of the last frame stays: its lock is waited for. */
 	off_t keep = contest->len - contest->len / NR_FRAMES + 1;
-	pthread_t thread[NR_READERS];
 	double end = now() + 2;
-	unsigned int i;
 
-	for (i = 0; i < NR_READERS; i++)
-		if (pthread_create(&thread[i], NULL, read_or_nothing, contest))
-			_exit(2);
 	while (now() < end && !contest->bad)
 		if (ftruncate(contest->fd, keep) ||
 		    pwrite(contest->fd, contest->data[0] + keep,
 			   contest->len - keep, keep) != contest->len - keep)
 			contest->bad = true;
-	__atomic_store_n(&contest->done, true, __ATOMIC_RELEASE);
-	for (i = 0; i < NR_READERS; i++)
-		pthread_join(thread[i], NULL);
-	if (contest->bad)
-		_exit(1);
 }
 
 /* A page that is truncated while its frame is read is no error. */
@@ -2557,9 +2536,11 @@ TEST_F_TIMEOUT(lznt, concurrent_readers_and_truncation, 2 * BUSY)
 		.fd = self->fd,
 		.len = self->len,
 		.data = { self->want },
+		.read = read_or_nothing,
+		.change = truncate_again_and_again,
 	};
 
-	ASSERT_EQ(0, in_child(truncate_while_reading, &contest, BUSY));
+	ASSERT_EQ(0, in_child(change_while_reading, &contest, BUSY));
 	expect_file(_metadata, self);
 }
 
@@ -2787,7 +2768,7 @@ TEST_F(wof, opened_for_writing_when_cold)
 
 	/* What has been decompressed need not be read. */
 	EXPECT_EQ((self->len + page - 1) / page,
-		  cached_pages(_metadata, fd, self->len));
+		  image_cached_pages(_metadata, fd, self->len));
 	ASSERT_EQ(0, close(fd));
 	write_a_byte(_metadata, self, self->len / 2);
 }

@@ -416,9 +416,9 @@ static bool sleeps(pid_t pid)
  * The page of a write fault is invalidated while the fault waits for the journal:
  * there is another one when it gets to lock that, and the fault is repeated.
  *
- * What invalidates it is a direct write of the first two pages, from no memory. It
- * waits for the writeback of the second page before. That is held up, and so is
- * after it the commit of a transaction with the inode.
+ * A direct write of the first two pages, from a buffer that cannot be read,
+ * invalidates it.  The write waits for the writeback of the second page, which is
+ * held up.  So is the commit of a transaction with the inode, after it.
  */
 TEST_F(ocfs2, invalidate_under_fault)
 {
@@ -601,8 +601,7 @@ TEST_F_TIMEOUT(ocfs2, no_memory, 120)
 
 	if (image_faults(FAIL_PAGE))
 		SKIP(return, "no " FAIL_PAGE " (CONFIG_FAIL_PAGE_ALLOC)");
-	ASSERT_EQ(0, write_string(FAIL_PAGE "task-filter", "Y"));
-	ASSERT_EQ(0, write_string(FAIL_PAGE "times", "-1"));
+	ASSERT_EQ(0, image_set(FAIL_PAGE "task-filter", "Y"));
 	ASSERT_NE(NULL, want);
 	direct = model_open(m, O_DIRECT);
 	ASSERT_GE(direct, 0);
@@ -610,16 +609,16 @@ TEST_F_TIMEOUT(ocfs2, no_memory, 120)
 	for (int op = 0; op < OPERATIONS; op++) {
 		prepare_operation(_metadata, m, op);
 		expect_operation(m, op);
-		ASSERT_EQ(0, write_string(FAIL_PAGE "ignore-gfp-wait", "Y"));
-		ASSERT_EQ(0, write_string(FAIL_PAGE "probability", "100"));
+		ASSERT_EQ(0, image_set(FAIL_PAGE "ignore-gfp-wait", "Y"));
+		ASSERT_EQ(0, image_set(FAIL_PAGE "probability", "100"));
 		ASSERT_EQ(0, write_string(MAKE_IT_FAIL, "1"));
 		EXPECT_EQ(0, operate(m, op, direct))
 			TH_LOG("operation %d", op);
 		ASSERT_EQ(0, write_string(MAKE_IT_FAIL, "0"));
-		ASSERT_EQ(0, write_string(FAIL_PAGE "probability", "0"));
+		ASSERT_EQ(0, image_set(FAIL_PAGE "probability", "0"));
 		model_verify(_metadata, m, "without waiting");
 
-		ASSERT_EQ(0, write_string(FAIL_PAGE "ignore-gfp-wait", "N"));
+		ASSERT_EQ(0, image_set(FAIL_PAGE "ignore-gfp-wait", "N"));
 		for (int i = 1, failed = true; failed; i += 1 + i / 4) {
 			int err;
 

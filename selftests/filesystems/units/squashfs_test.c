@@ -399,7 +399,7 @@ struct failing {
 	unsigned int nth;	/* which allocation is to fail */
 };
 
-enum { NONE_LEFT, FAILED, TROUBLE };
+enum { NONE_LEFT, TROUBLE = KSFT_FAIL, FAILED };
 
 static void touch_page_failing(void *arg)
 {
@@ -519,7 +519,7 @@ TEST_F(squashfs, list_without_memory)
 	ASSERT_EQ(0, close(listing.dir));
 }
 
-/* What is behind an entry that cannot be right is missing: that is an error. */
+/* An entry that is not valid ends the listing with EIO: later ones are missing. */
 TEST_F(squashfs, broken_directory)
 {
 	struct volume *vol = &self->vol;
