@@ -1462,7 +1462,24 @@ TEST_F(lznt, mapping_is_made_writable)
 	expect_small(_metadata, self, fd, "plain", len);
 }
 
-/* What is past the valid size is zeroed if it can be stored to, only. */
+/* Nor does mremap() tell the filesystem of a page that can be stored to. */
+TEST_F(lznt, mapping_is_enlarged)
+{
+	size_t page = self->page, len = MAPPED_PAGES * page;
+	int fd = create_page(_metadata, self);
+	uint8_t *map;
+
+	ASSERT_EQ(0, ftruncate(fd, len));
+	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	map = mremap(map, page, len, MREMAP_MAYMOVE);
+	ASSERT_NE(MAP_FAILED, map);
+	store_past_valid(_metadata, self, map);
+	ASSERT_EQ(0, munmap(map, len));
+	expect_small(_metadata, self, fd, "plain", len);
+}
+
+/* What is past the valid size is zeroed if it is stored to, only. */
 TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
 {
 	size_t page = self->page, len = MAPPED_PAGES * page;
@@ -1511,10 +1528,6 @@ TEST_F(lznt, stores_behind_the_end)
 	ASSERT_NE(MAP_FAILED, map);
 	memset(map + page - 100, 1, 100);
 	ASSERT_EQ(0, munmap(map, page));
-	map = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
-	EXPECT_EQ(0, map[page - 1]);
-	ASSERT_EQ(0, munmap(map, page));
 	ASSERT_EQ(0, ftruncate(fd, len));
 	expect_small(_metadata, self, fd, "plain", len);
 
@@ -1532,11 +1545,46 @@ TEST_F(lznt, stores_behind_the_end)
 	memset(map + 150, 1, 100);
 	make_compressed(_metadata, fd);
 	ASSERT_EQ(0, ftruncate(fd, self->frame));
-	expect_data(_metadata, fd, self->want + page, self->frame - page, page,
-		    "behind the first page");
+	expect_data(_metadata, fd, self->want, self->frame, 0, "compressed");
 	ASSERT_EQ(1, pwrite(fd, "", 1, self->len - 1));
 	ASSERT_EQ(0, munmap(map, page));
 	expect_small(_metadata, self, fd, "later", self->len);
+
+	/* or is extended by a write */
+	fd = create_stored(_metadata, self, "written", &map);
+	memset(map + 150, 1, 100);
+	make_compressed(_metadata, fd);
+	ASSERT_EQ(1, pwrite(fd, "", 1, 199));
+	ASSERT_EQ(0, ftruncate(fd, page));
+	ASSERT_EQ(0, munmap(map, page));
+	expect_small(_metadata, self, fd, "written", page);
+}
+
+/* The page with the old EOF has been stored to, and is again. */
+TEST_F(lznt, last_page_grows_while_it_is_mapped)
+{
+	size_t page = self->page, end = page - 200;
+	int fd = create_page(_metadata, self);
+	uint8_t *map;
+
+	ASSERT_EQ(0, ftruncate(fd, end));
+	ASSERT_EQ(0, fsync(fd));
+	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	/* by ftruncate() and by fallocate() */
+	for (; end < page; end += 100) {
+		memset(map + end - 10, 1, page - end + 10);
+		ASSERT_EQ(0, end == page - 200 ? ftruncate(fd, end + 100) :
+						 fallocate(fd, 0, 0, page));
+		memset(self->want + end - 10, 1, 10);
+		memset(self->want + end, 0, page - end);
+		expect_data(_metadata, fd, self->want, end + 100, 0, "grown");
+		EXPECT_EQ(0, memcmp(map, self->want, page));
+		memset(map + end + 10, 2, 20);
+		memset(self->want + end + 10, 2, 20);
+	}
+	ASSERT_EQ(0, munmap(map, page));
+	expect_small(_metadata, self, fd, "plain", page);
 }
 
 /* A file grows below a mapping: old contents of the disk are past its data. */
@@ -1613,7 +1661,7 @@ static int create_sparse(struct __test_metadata *_metadata,
 	return fd;
 }
 
-/* What can be stored to has clusters, which are zero, and nothing else has. */
+/* What is stored to has clusters, which are zero, and nothing else has. */
 TEST_F(lznt, mapping_of_a_hole_gets_clusters)
 {
 	size_t page = self->page, len = MAPPED_PAGES * page, at;
@@ -1641,11 +1689,12 @@ TEST_F(lznt, mapping_of_a_hole_gets_clusters)
 
 	/* below the valid size */
 	ASSERT_EQ(0, mprotect(map + page, page, PROT_READ | PROT_WRITE));
-	used += page;
 	expect_allocated(_metadata, fd, used);
 	at = 2 * page + 100;
 	pattern_fill(self->want + at, 1000, at, 1);
 	memcpy(map + page + 100, self->want + at, 1000);
+	used += page;
+	expect_allocated(_metadata, fd, used);
 	ASSERT_EQ(0, munmap(map, 2 * page));
 	EXPECT_EQ(2 * page, lseek(fd, page, SEEK_DATA));
 	EXPECT_EQ(3 * page, lseek(fd, 2 * page, SEEK_HOLE));
@@ -1654,11 +1703,12 @@ TEST_F(lznt, mapping_of_a_hole_gets_clusters)
 	map = mmap(NULL, 3 * page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 		   6 * page);
 	ASSERT_NE(MAP_FAILED, map);
-	used += 2 * page;
 	expect_allocated(_metadata, fd, used);
 	at = 7 * page + 100;
 	pattern_fill(self->want + at, 1000, at, 1);
 	memcpy(map + page + 100, self->want + at, 1000);
+	used += page;
+	expect_allocated(_metadata, fd, used);
 	ASSERT_EQ(0, munmap(map, 3 * page));
 	ASSERT_EQ(0, fsync(fd));
 	expect_allocated(_metadata, fd, used);
@@ -1679,13 +1729,11 @@ TEST_F(lznt, no_space_for_a_mapping_of_a_hole)
 
 	ASSERT_EQ(0, ftruncate(fd, len));
 	fill_volume(_metadata, &self->im);
-	EXPECT_EQ(MAP_FAILED, mmap(NULL, len, PROT_READ | PROT_WRITE,
-				   MAP_SHARED, fd, 0));
-	EXPECT_EQ(ENOSPC, errno);
-	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	ASSERT_NE(MAP_FAILED, map);
-	EXPECT_EQ(-1, mprotect(map, len, PROT_READ | PROT_WRITE));
-	EXPECT_EQ(ENOSPC, errno);
+	/* in front of a page with clusters, and past the valid size */
+	EXPECT_EQ(-EINTR, in_child(store, map, SOON));
+	EXPECT_EQ(-EINTR, in_child(store, map + len - page, SOON));
 	ASSERT_EQ(0, munmap(map, len));
 	ASSERT_EQ(0, image_run("rm %s/filler*", self->im.mnt));
 	expect_small(_metadata, self, fd, "sparse", MAPPED_PAGES * page);
@@ -1761,17 +1809,20 @@ TEST_F(lznt, rename_is_synchronous)
 	ASSERT_EQ(0, image_umount(&copy));
 }
 
-/* A write to a resident file that waits for its buffer, and then an fsync(). */
+/* A write that waits for its buffer, after it has copied what is in @head. */
 struct late_write {
 	int fd;
 	void *buf;
+	void *head;
+	size_t head_len;
 };
 
 static void *write_late(void *arg)
 {
 	struct late_write *late = arg;
+	struct iovec iov[] = { { late->head, late->head_len }, { late->buf, 16 } };
 
-	return (void *)(long)pwrite(late->fd, late->buf, 16, 0);
+	return (void *)(long)pwritev(late->fd, iov, ARRAY_SIZE(iov), 0);
 }
 
 static void *sync_now(void *arg)
@@ -1802,11 +1853,16 @@ static int watch_buffer(struct __test_metadata *_metadata,
 	return uffd;
 }
 
+static void *store_page(void *arg)
+{
+	return memset(arg, 1, sysconf(_SC_PAGESIZE));
+}
+
 /*
- * mmap() does not wait for a write(), which may wait for its buffer: what is
- * past the valid size cannot be mapped for stores then.
+ * A store past the valid size waits for a write(), which waits for its buffer,
+ * and a process that waits for it can be killed.
  */
-TEST_F(lznt, mapped_during_a_write)
+TEST_F(lznt, stored_to_during_a_write)
 {
 	size_t page = self->page, len = MAPPED_PAGES * page;
 	struct late_write late = { .fd = create_page(_metadata, self) };
@@ -1814,34 +1870,71 @@ TEST_F(lznt, mapped_during_a_write)
 	struct uffdio_zeropage zero = {
 		.range = { (unsigned long)late.buf, page },
 	};
+	pthread_t writer, storer;
 	struct uffd_msg msg;
-	uint8_t *map, *valid;
-	pthread_t writer;
+	uint8_t *map;
+	int status;
+	pid_t pid;
 	void *n;
 
 	ASSERT_EQ(0, ftruncate(late.fd, len));
 	ASSERT_EQ(0, pthread_create(&writer, NULL, write_late, &late));
 	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
-	EXPECT_EQ(MAP_FAILED, mmap(NULL, len, PROT_READ | PROT_WRITE,
-				   MAP_SHARED, late.fd, 0));
-	EXPECT_EQ(EAGAIN, errno);
-	map = mmap(NULL, len, PROT_READ, MAP_SHARED, late.fd, 0);
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, late.fd, 0);
 	ASSERT_NE(MAP_FAILED, map);
-	EXPECT_EQ(-1, mprotect(map, len, PROT_READ | PROT_WRITE));
-	EXPECT_EQ(EAGAIN, errno);
-	valid = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, late.fd,
-		     0);
-	ASSERT_NE(MAP_FAILED, valid);
+	pid = fork();
+	ASSERT_NE(-1, pid);
+	if (!pid)
+		_exit(!store_page(map + 7 * page));
+	/* the page that is valid does not wait */
+	store_page(map);
+	memset(self->want, 1, page);
+	ASSERT_EQ(0, pthread_create(&storer, NULL, store_page, map + 5 * page));
+	usleep(100 * 1000);
+	EXPECT_EQ(EBUSY, pthread_tryjoin_np(storer, &n));
+	ASSERT_EQ(0, kill(pid, SIGKILL));
+	ASSERT_EQ(pid, waitpid(pid, &status, 0));
+	EXPECT_EQ(SIGKILL, status);
 	ASSERT_EQ(0, ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
 	ASSERT_EQ(0, pthread_join(writer, &n));
 	ASSERT_EQ(16, (long)n);
 	memset(self->want, 0, 16);
-	ASSERT_EQ(0, munmap(valid, page));
-	ASSERT_EQ(0, mprotect(map, len, PROT_READ | PROT_WRITE));
-	store_past_valid(_metadata, self, map);
+	ASSERT_EQ(0, pthread_join(storer, &n));
+	memset(self->want + 5 * page, 1, page);
 	ASSERT_EQ(0, munmap(map, len));
 	ASSERT_EQ(0, close(uffd));
 	expect_small(_metadata, self, late.fd, "plain", len);
+}
+
+/* munmap() leaves what a write() has copied already. */
+TEST_F(lznt, unmapped_during_a_write)
+{
+	size_t page = self->page;
+	struct late_write late = {
+		.fd = create_page(_metadata, self),
+		.head = self->want,
+		.head_len = 2 * page,
+	};
+	int uffd = watch_buffer(_metadata, &late, page);
+	struct uffdio_zeropage zero = {
+		.range = { (unsigned long)late.buf, page },
+	};
+	struct uffd_msg msg;
+	pthread_t writer;
+	uint8_t *map;
+	void *n;
+
+	pattern_fill(self->want, 2 * page, 0, 2);
+	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, late.fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, pthread_create(&writer, NULL, write_late, &late));
+	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
+	ASSERT_EQ(0, munmap(map, page));
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_ZEROPAGE, &zero));
+	ASSERT_EQ(0, pthread_join(writer, &n));
+	ASSERT_EQ(2 * page + 16, (long)n);
+	ASSERT_EQ(0, close(uffd));
+	expect_small(_metadata, self, late.fd, "plain", 2 * page + 16);
 }
 
 /*
@@ -1890,7 +1983,7 @@ static bool is_synced(struct __test_metadata *_metadata, struct late_write *late
 TEST_F_TIMEOUT(lznt, resident_file_is_written_and_synced, 2 * BUSY)
 {
 	static const char first[] = "first: where is it?";
-	struct late_write late;
+	struct late_write late = {};
 	unsigned int ms, lost = 0;
 	int image, uffd;
 	uint8_t *buf;
@@ -2333,18 +2426,18 @@ static long failing_extend(void *arg)
 	return pwrite(io->fd, &zero, 1, io->len - 1) == 1 ? 0 : -errno;
 }
 
-static long failing_mmap(void *arg)
+/* A page fault that lacks memory is repeated. */
+static long failing_store(void *arg)
 {
 	struct failing_io *io = arg;
 
-	io->data = mmap(NULL, io->len, PROT_READ | PROT_WRITE, MAP_SHARED,
-			io->fd, 0);
-	return io->data == MAP_FAILED ? -errno : 0;
+	io->data[io->len - 1] = 0;
+	return 0;
 }
 
 /*
- * @call grows a file of @size bytes, or maps it after that, without memory.  If
- * it returns 0, what is stored is kept.
+ * @call grows a file of @size bytes, or stores to it after that, without memory.
+ * If it returns 0, what is stored is kept.
  */
 static void expect_grows_without_memory(struct __test_metadata *_metadata,
 					FIXTURE_DATA(lznt) * self, size_t size,
@@ -2352,8 +2445,8 @@ static void expect_grows_without_memory(struct __test_metadata *_metadata,
 {
 	const struct timespec times[2] = { { 1234567890 }, { 1234567890 } };
 	struct failing_io io = { .len = MAPPED_PAGES * self->page };
-	bool grows = call != failing_mmap, left = false;
-	unsigned int nth, failed = 0;
+	bool left = false;
+	unsigned int nth;
 	struct stat st;
 	long ret;
 
@@ -2364,22 +2457,24 @@ static void expect_grows_without_memory(struct __test_metadata *_metadata,
 		memset(self->want, 0, io.len);
 		pattern_fill(self->want, size, 0, nth);
 		ASSERT_EQ(size, pwrite(io.fd, self->want, size, 0));
-		ASSERT_EQ(0, grows ? failing_mmap(&io) :
-				     ftruncate(io.fd, io.len));
+		io.data = mmap(NULL, io.len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			       io.fd, 0);
+		ASSERT_NE(MAP_FAILED, io.data);
+		if (call == failing_store)
+			ASSERT_EQ(0, ftruncate(io.fd, io.len));
 		ASSERT_EQ(0, fsync(io.fd));
 		ASSERT_EQ(0, posix_fadvise(io.fd, 0, 0, POSIX_FADV_DONTNEED));
 		ASSERT_EQ(0, futimens(io.fd, times));
 		ret = call_failing(nth, call, &io, &left);
 		ASSERT_EQ(0, fstat(io.fd, &st));
 		if (ret) {
-			failed++;
 			EXPECT_EQ(-ENOMEM, ret)
 				TH_LOG("allocation %u", nth);
 			EXPECT_TRUE(call == failing_extend ||
 				    st.st_mtime == times[1].tv_sec);
 		} else {
 			EXPECT_EQ(io.len, st.st_size);
-			EXPECT_EQ(!grows, st.st_mtime == times[1].tv_sec);
+			EXPECT_NE(times[1].tv_sec, st.st_mtime);
 			store_past_valid(_metadata, self, io.data);
 			ASSERT_EQ(0, madvise(io.data, io.len, MADV_DONTNEED));
 			ASSERT_EQ(0, posix_fadvise(io.fd, 0, 0,
@@ -2387,30 +2482,17 @@ static void expect_grows_without_memory(struct __test_metadata *_metadata,
 		}
 		expect_data(_metadata, io.fd, self->want, st.st_size, 0,
 			    "after it");
-		if (io.data != MAP_FAILED)
-			ASSERT_EQ(0, munmap(io.data, io.len));
+		ASSERT_EQ(0, munmap(io.data, io.len));
 		ASSERT_EQ(0, close(io.fd));
 		ASSERT_EQ(0, image_run("rm %s/plain", self->im.mnt));
 	}
 	EXPECT_TRUE(left);
-	EXPECT_LT(2, failed);
+	EXPECT_LT(3, nth);
 }
 
-TEST_F(lznt, no_memory_to_extend)
+TEST_F(lznt, no_memory_to_store)
 {
-	expect_grows_without_memory(_metadata, self, self->page,
-				    failing_truncate);
-}
-
-TEST_F(lznt, no_memory_to_preallocate)
-{
-	expect_grows_without_memory(_metadata, self, self->page,
-				    failing_fallocate);
-}
-
-TEST_F(lznt, no_memory_to_map)
-{
-	expect_grows_without_memory(_metadata, self, self->page, failing_mmap);
+	expect_grows_without_memory(_metadata, self, self->page, failing_store);
 }
 
 TEST_F(lznt, no_memory_to_extend_a_resident_file)
