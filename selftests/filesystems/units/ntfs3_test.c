@@ -1479,6 +1479,35 @@ TEST_F(lznt, mapping_is_enlarged)
 	expect_small(_metadata, self, fd, "plain", len);
 }
 
+/* The page fault of a direct read, which holds the inode lock. */
+static void read_into_own_mapping(void *arg)
+{
+	int fd = open(IMAGE_DIR "/mnt/plain", O_RDONLY | O_DIRECT);
+	size_t page = sysconf(_SC_PAGESIZE);
+	uint8_t *map = arg;
+
+	/* what is read is valid, and is not */
+	if (fd < 0 || pread(fd, map + 3 * page, page, 0) != page ||
+	    pread(fd, map + 6 * page, page, 5 * page) != page)
+		_exit(1);
+}
+
+TEST_F(lznt, direct_read_into_a_mapping)
+{
+	size_t page = self->page, len = MAPPED_PAGES * page;
+	int fd = create_page(_metadata, self);
+	uint8_t *map;
+
+	ASSERT_EQ(0, ftruncate(fd, len));
+	ASSERT_EQ(0, fsync(fd));
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	ASSERT_EQ(0, in_child(read_into_own_mapping, map, SOON));
+	memcpy(self->want + 3 * page, self->want, page);
+	ASSERT_EQ(0, munmap(map, len));
+	expect_small(_metadata, self, fd, "plain", len);
+}
+
 /* What is past the valid size is zeroed if it is stored to, only. */
 TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
 {
