@@ -245,7 +245,6 @@ static struct folio *ft_stub(struct address_space *mapping, pgoff_t index,
 
 	t->pages = pages;
 	t->fgp_flags = fgp_flags;
-	t->nofs = current->flags & PF_MEMALLOC_NOFS;
 	if (t->calls++ >= t->at)
 		folio = t->interfere(test, index);
 	if (folio) {

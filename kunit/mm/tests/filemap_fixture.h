@@ -42,7 +42,6 @@ struct ft {
 	/* What filemap_grab_one() was called with last. */
 	unsigned long pages;
 	fgf_t fgp_flags;
-	bool nofs;
 };
 
 /* A filesystem that has inodes and nothing else. */

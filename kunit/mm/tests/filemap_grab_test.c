@@ -14,10 +14,12 @@
  * See filemap_race_test.c for what other tasks do.
  */
 #include <linux/backing-dev.h>
+#include <linux/debug_locks.h>
 #include <linux/file.h>
 #include <linux/folio_batch.h>
 #include <linux/gfp.h>
 #include <linux/page_idle.h>
+#include <linux/sched/mm.h>
 #include <linux/shmem_fs.h>
 #include <linux/swap.h>
 #include <linux/writeback.h>
@@ -376,22 +378,42 @@ static void grab_refuses_shmem(struct kunit *test)
 
 static void grab_passes_flags_and_forbids_fs_reclaim(struct kunit *test)
 {
-	fgf_t fgp_flags = FT_CREAT | FGP_WRITE | FGP_NOFS | FGP_DONTCACHE;
+	fgf_t fgp_flags = FT_CREAT | FGP_WRITE | FGP_DONTCACHE;
 	struct ft *t = test->priv;
 
 	ft_interfere(test, 0, ft_enomem);
 	KUNIT_EXPECT_EQ(test, ft_grab(test, 0, 3, fgp_flags), -ENOMEM);
 	KUNIT_EXPECT_EQ(test, t->calls, 1);
-	KUNIT_EXPECT_TRUE(test, t->fgp_flags == fgp_flags);
-	KUNIT_EXPECT_TRUE(test, t->nofs);
-	KUNIT_EXPECT_FALSE(test, current->flags & PF_MEMALLOC_NOFS);
+	KUNIT_EXPECT_TRUE(test, t->fgp_flags == (fgp_flags | FGP_NOFS));
 
 	/* FGP_NOWAIT allocates without direct reclaim: nor may it be dropped. */
 	fgp_flags = FT_CREAT | FGP_NOWAIT;
 	ft_interfere(test, 0, ft_enomem);
 	KUNIT_EXPECT_EQ(test, ft_grab(test, 0, 3, fgp_flags), -EAGAIN);
-	KUNIT_EXPECT_TRUE(test, t->fgp_flags == fgp_flags);
+	KUNIT_EXPECT_TRUE(test, t->fgp_flags == (fgp_flags | FGP_NOFS));
 	ft_expect_cache(test, 0);
+}
+
+/* lockdep reports an allocation that may wait for what waits for @lock. */
+static void grab_does_not_wait_for_fs_reclaim(struct kunit *test)
+{
+	static DEFINE_MUTEX(lock);
+	struct ft *t = test->priv;
+
+	if (!IS_ENABLED(CONFIG_PROVE_LOCKING) || !debug_locks)
+		kunit_skip(test, "needs lockdep");
+	KUNIT_ASSERT_TRUE(test, mapping_gfp_mask(t->mapping) & __GFP_FS);
+
+	fs_reclaim_acquire(GFP_KERNEL);
+	mutex_lock(&lock);
+	mutex_unlock(&lock);
+	fs_reclaim_release(GFP_KERNEL);
+
+	mutex_lock(&lock);
+	KUNIT_EXPECT_EQ(test, ft_grab(test, 0, 3, FT_CREAT), 4);
+	mutex_unlock(&lock);
+	ft_release(test, 4);
+	KUNIT_EXPECT_TRUE(test, debug_locks);
 }
 
 /* With the LRU that has two lists, one mark is "referenced", two are "active". */
@@ -634,7 +656,6 @@ static void grab_enomem(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, ft_grab(test, 0, FT_PLACES - 1, FT_CREAT),
 			-ENOMEM);
 	KUNIT_EXPECT_EQ(test, t->calls, place + 1);
-	KUNIT_EXPECT_FALSE(test, current->flags & PF_MEMALLOC_NOFS);
 	ft_expect_cache(test, place);
 }
 
@@ -846,6 +867,7 @@ static struct kunit_case grab_cases[] = {
 	KUNIT_CASE_PARAM(grab_refuses, bad_gen_params),
 	KUNIT_CASE(grab_refuses_shmem),
 	KUNIT_CASE(grab_passes_flags_and_forbids_fs_reclaim),
+	KUNIT_CASE(grab_does_not_wait_for_fs_reclaim),
 	KUNIT_CASE(grab_accessed),
 	KUNIT_CASE(grab_write_clears_idle),
 	KUNIT_CASE(grab_dontcache),

@@ -1639,6 +1639,69 @@ TEST_F(file, beside_an_ordinary_file)
 	volume_check(_metadata, &self->vol);
 }
 
+/* The log of mkntfs: the longest range of bytes that are all 0xff. */
+static unsigned char *find_log(unsigned char *image, size_t *len)
+{
+	unsigned char *p = image, *end = image + IMAGE_SIZE, *start, *log = p;
+
+	for (*len = 0; p < end; p++) {
+		for (start = p; p < end && *p == 0xff; p++)
+			;
+		if (p - start > *len) {
+			*len = p - start;
+			log = start;
+		}
+	}
+	return log;
+}
+
+/*
+ * The log was written by chkdsk, and is of no use any more.  Mounting the volume
+ * empties it, and changes nothing else.
+ */
+TEST_F(file, log_is_emptied)
+{
+	/* a restart page: pages of 4096 bytes, and version 1.1 */
+	static const unsigned char restart_page[0x50] = {
+		'C', 'H', 'K', 'D', [0x11] = 0x10, [0x15] = 0x10, [0x18] = 0x20,
+		[0x1a] = 1, [0x1c] = 1,
+		/* the restart area: no clients, and a log of 2 MiB */
+		[0x2a] = 0xff, 0xff, 0xff, 0xff, [0x30] = 67 - 22,
+		[0x34] = 0x30, [0x36] = 0x30, [0x3a] = 0x20,
+	};
+	unsigned char *image, *before = malloc(IMAGE_SIZE), *log, page[512];
+	size_t len;
+	int fd, i;
+
+	ASSERT_NE(before, NULL);
+	ASSERT_EQ(close(self->fd), 0);
+	ASSERT_EQ(umount(MNT), 0);
+	fd = open(IMAGE, O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	image = mmap(NULL, IMAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+		     0);
+	ASSERT_NE(image, MAP_FAILED);
+	/* The second time, nothing is left in the cache of the device. */
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(ioctl(self->vol.loop, BLKFLSBUF), 0);
+		memcpy(before, image, IMAGE_SIZE);
+		log = find_log(image, &len);
+		ASSERT_EQ(len, MIB(2));
+		memset(log, 0x55, len);
+		memcpy(log, restart_page, sizeof(restart_page));
+		ASSERT_EQ(pread(self->vol.loop, page, sizeof(page),
+				log - image), sizeof(page));
+		EXPECT_EQ(memcmp(page, log, sizeof(page)), 0);
+		ASSERT_EQ(mount(self->vol.dev, MNT, "ntfs", 0, NULL), 0);
+		ASSERT_EQ(umount(MNT), 0);
+		ASSERT_EQ(fsync(self->vol.loop), 0);
+		EXPECT_EQ(memcmp(image, before, IMAGE_SIZE), 0);
+	}
+	ASSERT_EQ(munmap(image, IMAGE_SIZE), 0);
+	ASSERT_EQ(close(fd), 0);
+	free(before);
+}
+
 static void mount_disable_sparse(struct __test_metadata *_metadata,
 				 FIXTURE_DATA(file) * self)
 {
@@ -1661,10 +1724,12 @@ TEST_F(file, extends_by_holes_with_disable_sparse)
 }
 
 /* ... and an ordinary file by clusters, even if they are not neighbours. */
-TEST_F(file, extends_by_clusters_with_disable_sparse)
+static void expect_extends_by_clusters(struct __test_metadata *_metadata,
+				       FIXTURE_DATA(file) * self,
+				       unsigned int clusters)
 {
-	size_t cluster = variant->cluster, page = self->vol.page;
-	size_t len = page + 2 * cluster;
+	size_t cluster = self->vol.block / 16, page = self->vol.page;
+	size_t len = page + clusters * cluster;
 	unsigned char *want = calloc(1, len);
 	struct solid solid;
 	struct stat st;
@@ -1690,6 +1755,16 @@ TEST_F(file, extends_by_clusters_with_disable_sparse)
 	expect_size(_metadata, fd, len, "size");
 	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
 	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(file, extends_by_clusters_with_disable_sparse)
+{
+	expect_extends_by_clusters(_metadata, self, 2);
+}
+
+TEST_F(file, extends_by_many_clusters_with_disable_sparse)
+{
+	expect_extends_by_clusters(_metadata, self, 40);
 }
 
 /* For a child: does a store to @p raise a signal? */
@@ -2063,6 +2138,472 @@ TEST_F(file, mapping_is_enlarged)
 }
 
 /*
+ * A write to preallocated space waits for its buffer.  In the meantime, a
+ * mapping is read and stored to in front of the range of the write, in it and
+ * past it.  Then the write fails or goes on.
+ */
+#define WRITE_PAGES	3
+
+struct waiting_write {
+	int fd;
+	int uffd;
+	size_t page;
+	unsigned char *buf;	/* the first page is missing */
+	ssize_t ret;
+};
+
+static void *write_and_wait(void *arg)
+{
+	struct waiting_write *w = arg;
+
+	w->ret = pwrite(w->fd, w->buf, WRITE_PAGES * w->page,
+			WRITE_PAGES * w->page);
+	if (w->ret < 0)
+		w->ret = -errno;
+	return NULL;
+}
+
+/* @data fills the first page; NULL unmaps the page, and the write fails. */
+static int end_waiting(struct waiting_write *w, const void *data)
+{
+	struct uffdio_range range = {
+		.start = (unsigned long)w->buf,
+		.len = w->page,
+	};
+	struct uffdio_copy copy = {
+		.dst = (unsigned long)w->buf,
+		.src = (unsigned long)data,
+		.len = w->page,
+	};
+
+	if (data)
+		return ioctl(w->uffd, UFFDIO_COPY, &copy);
+	return munmap(w->buf, w->page) ?: ioctl(w->uffd, UFFDIO_WAKE, &range);
+}
+
+static void start_waiting(struct __test_metadata *_metadata,
+			  struct waiting_write *w, pthread_t *thread)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range.len = w->page,
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct pollfd pfd = { .events = POLLIN };
+	struct uffd_msg msg;
+
+	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+		SKIP(exit(KSFT_SKIP), "needs CONFIG_USERFAULTFD");
+	w->buf = mmap(NULL, WRITE_PAGES * w->page, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(w->buf, MAP_FAILED);
+	fill(w->buf + w->page, (WRITE_PAGES - 1) * w->page,
+	     (WRITE_PAGES + 1) * w->page, 'a');
+	w->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	ASSERT_GE(w->uffd, 0);
+	ASSERT_EQ(ioctl(w->uffd, UFFDIO_API, &api), 0);
+	reg.range.start = (unsigned long)w->buf;
+	ASSERT_EQ(ioctl(w->uffd, UFFDIO_REGISTER, &reg), 0);
+	ASSERT_EQ(pthread_create(thread, NULL, write_and_wait, w), 0);
+	pfd.fd = w->uffd;
+	ASSERT_EQ(poll(&pfd, 1, 10000), 1);
+	ASSERT_EQ(read(w->uffd, &msg, sizeof(msg)), sizeof(msg));
+}
+
+static void expect_stores_around_a_write(struct __test_metadata *_metadata,
+					 FIXTURE_DATA(file) * self, int flags,
+					 bool fails)
+{
+	size_t page = self->vol.page, len = 9 * page, i, stale = 0;
+	static const unsigned int stored[] = { 2, 4, 7 };
+	unsigned char *map, *first, *want = calloc(1, len);
+	struct waiting_write w = { .page = page };
+	pthread_t thread;
+
+	ASSERT_NE(want, NULL);
+	first = malloc(page);
+	ASSERT_NE(first, NULL);
+	w.fd = new_file(_metadata, self->fd, 0);
+	fill(want, page, 0, 'a');
+	ASSERT_EQ(pwrite(w.fd, want, page, 0), page);
+	ASSERT_EQ(fallocate(w.fd, 0, 0, len), 0);
+	ASSERT_EQ(fsync(w.fd), 0);
+	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, w.fd, 0);
+	ASSERT_NE(map, MAP_FAILED);
+	map = mremap(map, page, len, MREMAP_MAYMOVE);
+	ASSERT_NE(map, MAP_FAILED);
+	ASSERT_EQ(fcntl(w.fd, F_SETFL, flags), 0);
+	start_waiting(_metadata, &w, &thread);
+
+	for (i = page; i < len && !flags; i++)
+		stale += map[i] == STALE;
+	for (i = 0; i < ARRAY_SIZE(stored); i++) {
+		/* Direct I/O may undo stores to its range. */
+		if (flags && stored[i] / WRITE_PAGES == 1)
+			continue;
+		fill(want + stored[i] * page, page, stored[i] * page, 'Q');
+		memcpy(map + stored[i] * page, want + stored[i] * page, page);
+	}
+	if (!fails) {
+		fill(first, page, WRITE_PAGES * page, 'a');
+		fill(want + WRITE_PAGES * page, WRITE_PAGES * page,
+		     WRITE_PAGES * page, 'a');
+	}
+	ASSERT_EQ(end_waiting(&w, fails ? NULL : first), 0);
+	ASSERT_EQ(pthread_join(thread, NULL), 0);
+	EXPECT_EQ(w.ret, fails ? -EFAULT : WRITE_PAGES * page);
+	EXPECT_EQ(stale, 0)
+		TH_LOG("%zu bytes of old disk contents", stale);
+	close(w.uffd);
+	ASSERT_EQ(fcntl(w.fd, F_SETFL, 0), 0);
+	expect_size(_metadata, w.fd, len, "size");
+	expect_data(_metadata, w.fd, want, len, 0, "mapped");
+	ASSERT_EQ(msync(map, len, MS_SYNC), 0);
+	ASSERT_EQ(munmap(map, len), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, w.fd, want, len,
+				     0));
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(file, stores_around_a_write)
+{
+	expect_stores_around_a_write(_metadata, self, 0, false);
+}
+
+TEST_F(file, stores_around_a_write_that_fails)
+{
+	expect_stores_around_a_write(_metadata, self, 0, true);
+}
+
+TEST_F(file, stores_around_a_direct_write_that_fails)
+{
+	expect_stores_around_a_write(_metadata, self, O_DIRECT, true);
+}
+
+static long free_blocks(struct __test_metadata *_metadata)
+{
+	struct statvfs st;
+
+	ASSERT_EQ(statvfs(MNT, &st), 0);
+	return st.f_bfree;
+}
+
+/*
+ * A hole gets clusters in another way than by write(2) and writeback.  What
+ * another file has reserved stays reserved, and its data can be written when
+ * the volume is full.
+ */
+enum hole { BY_PREALLOCATION, BY_STORE, BY_DIRECT_WRITE };
+
+static void expect_keeps_reservations(struct __test_metadata *_metadata,
+				      FIXTURE_DATA(file) * self, enum hole hole)
+{
+	size_t page = self->vol.page, reserved = 32 * page, len = 16 * page, i;
+	size_t cluster = self->vol.block / 16, size = 0;
+	unsigned char *want, *map;
+	int fd, other, third;
+	long before;
+	void *buf;
+
+	want = malloc(reserved);
+	ASSERT_NE(want, NULL);
+	fill(want, reserved, 0, 'a');
+	ASSERT_EQ(posix_memalign(&buf, page, len), 0);
+	fill(buf, len, 0, 'Q');
+	fd = new_file(_metadata, self->fd, 0);
+	other = open(MNT "/other", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(other, 0);
+	third = open(MNT "/third", O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	ASSERT_GE(third, 0);
+	/* holes between data, so that the files have no other reservations */
+	ASSERT_EQ(pwrite(other, buf, page, 0), page);
+	ASSERT_EQ(pwrite(other, buf, page, page + len), page);
+	ASSERT_EQ(pwrite(third, buf, page, 0), page);
+	ASSERT_EQ(pwrite(fd, want, page, 0), page);
+	sync();
+
+	before = free_blocks(_metadata);
+	ASSERT_EQ(pwrite(fd, want, reserved, 0), reserved);
+	EXPECT_EQ(before - free_blocks(_metadata), (reserved - page) / cluster);
+	before = free_blocks(_metadata);
+	switch (hole) {
+	case BY_PREALLOCATION:
+		ASSERT_EQ(fallocate(other, 0, page, len), 0);
+		break;
+	case BY_STORE:
+		map = mmap(NULL, page + len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			   other, 0);
+		ASSERT_NE(map, MAP_FAILED);
+		for (i = page; i < page + len; i += page)
+			map[i] = 'q';
+		ASSERT_EQ(munmap(map, page + len), 0);
+		break;
+	case BY_DIRECT_WRITE:
+		ASSERT_EQ(fcntl(other, F_SETFL, O_DIRECT), 0);
+		ASSERT_EQ(pwrite(other, buf, len, page), len);
+		break;
+	}
+	EXPECT_EQ(before - free_blocks(_metadata), len / cluster);
+	while (pwrite(third, buf, page, size) == page)
+		size += page;
+	EXPECT_EQ(fsync(third), 0);
+	EXPECT_EQ(fsync(fd), 0)
+		TH_LOG("fsync: %s", strerror(errno));
+	ASSERT_EQ(close(other), 0);
+	ASSERT_EQ(close(third), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, reserved,
+				     0));
+}
+
+TEST_F(file, preallocation_of_a_hole_keeps_reservations)
+{
+	expect_keeps_reservations(_metadata, self, BY_PREALLOCATION);
+}
+
+TEST_F(file, store_to_a_hole_keeps_reservations)
+{
+	expect_keeps_reservations(_metadata, self, BY_STORE);
+}
+
+TEST_F(file, direct_write_to_a_hole_keeps_reservations)
+{
+	expect_keeps_reservations(_metadata, self, BY_DIRECT_WRITE);
+}
+
+/* Clusters that are reserved for data are free when the data is truncated. */
+TEST_F(file, truncation_releases_reservations)
+{
+	size_t page = self->vol.page, len = 64 * page;
+	unsigned char *data = malloc(len);
+	long before;
+	int fd;
+
+	ASSERT_NE(data, NULL);
+	fill(data, len, 0, 'a');
+	fd = new_file(_metadata, self->fd, 0);
+	ASSERT_EQ(pwrite(fd, data, page, 0), page);
+	sync();
+	before = free_blocks(_metadata);
+	ASSERT_EQ(pwrite(fd, data, len, 0), len);
+	EXPECT_LT(free_blocks(_metadata), before);
+	ASSERT_EQ(ftruncate(fd, page), 0);
+	EXPECT_EQ(free_blocks(_metadata), before);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, data, page, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * One thread writes a preallocated file page by page, with writes that fail or
+ * are short.  Another thread stores to every 16th page when the first one comes
+ * near: the fault zeroes pages in front of the store that are being written.
+ */
+#define RACE_PAGES	256
+#define IS_STORED(i)	((i) % 16 == 15)
+
+struct page_race {
+	int fd;
+	size_t page;
+	unsigned char *map;
+	unsigned int seed;
+	unsigned int writing;	/* the page that is being written */
+	int error;
+};
+
+static void *store_pages(void *arg)
+{
+	struct page_race *r = arg;
+	unsigned int i, seed = r->seed;
+
+	for (i = 0; i < RACE_PAGES; i++) {
+		if (!IS_STORED(i))
+			continue;
+		while (__atomic_load_n(&r->writing, __ATOMIC_RELAXED) + 14 < i)
+			;
+		fill(r->map + i * r->page, r->page, i * r->page, 'Q');
+		if (rand_r(&seed) % 8 == 0)
+			sync_file_range(r->fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+		if (rand_r(&seed) % 8 == 0)
+			posix_fadvise(r->fd, 0, 0, POSIX_FADV_DONTNEED);
+	}
+	return NULL;
+}
+
+static void *write_pages(void *arg)
+{
+	struct page_race *r = arg;
+	unsigned int i, seed = ~r->seed;
+	size_t page = r->page, off, n;
+	unsigned char *buf, *end;
+	off_t pos;
+
+	buf = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (buf == MAP_FAILED || munmap(buf + page, page)) {
+		r->error = errno;
+		__atomic_store_n(&r->writing, RACE_PAGES, __ATOMIC_RELAXED);
+		return NULL;
+	}
+	end = buf + page;
+	for (i = 1; i < RACE_PAGES; i++) {
+		__atomic_store_n(&r->writing, i, __ATOMIC_RELAXED);
+		if (IS_STORED(i))
+			continue;
+		for (off = 0; off < page; off += n) {
+			n = 1 + rand_r(&seed) % (2 * page);
+			if (n > page - off)
+				n = page - off;
+			pos = i * page + off;
+			fill(end - n, n, pos, 'a');
+			if (rand_r(&seed) % 4 == 0 &&
+			    pwrite(r->fd, end, 3 * page, pos) >= 0)
+				r->error = EINVAL;
+			/* short, since the buffer ends in front of the range */
+			if (pwrite(r->fd, end - n, n + 5 * page, pos) != n)
+				r->error = EINVAL;
+		}
+	}
+	munmap(buf, page);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(file, stores_between_short_writes, 120)
+{
+	size_t page = self->vol.page, len = RACE_PAGES * page;
+	struct page_race r = { .page = page };
+	unsigned char *want = malloc(len);
+	pthread_t thread[2];
+	unsigned int i;
+
+	ASSERT_NE(want, NULL);
+	fill(want, page, 0, 'a');
+	for (i = 1; i < RACE_PAGES; i++)
+		fill(want + i * page, page, i * page, IS_STORED(i) ? 'Q' : 'a');
+	r.fd = self->fd;
+	for (r.seed = 1; r.seed <= 10 && !_metadata->exit_code; r.seed++) {
+		r.fd = new_file(_metadata, r.fd, 0);
+		ASSERT_EQ(pwrite(r.fd, want, page, 0), page);
+		ASSERT_EQ(fallocate(r.fd, 0, 0, len), 0);
+		r.map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED,
+			     r.fd, 0);
+		ASSERT_NE(r.map, MAP_FAILED);
+		r.map = mremap(r.map, page, len, MREMAP_MAYMOVE);
+		ASSERT_NE(r.map, MAP_FAILED);
+		r.writing = 0;
+		ASSERT_EQ(pthread_create(&thread[0], NULL, store_pages, &r), 0);
+		ASSERT_EQ(pthread_create(&thread[1], NULL, write_pages, &r), 0);
+		ASSERT_EQ(pthread_join(thread[0], NULL), 0);
+		ASSERT_EQ(pthread_join(thread[1], NULL), 0);
+		ASSERT_EQ(r.error, 0);
+		expect_data(_metadata, r.fd, want, len, 0, "warm");
+		ASSERT_EQ(msync(r.map, len, MS_SYNC), 0);
+		ASSERT_EQ(munmap(r.map, len), 0);
+		posix_fadvise(r.fd, 0, 0, POSIX_FADV_DONTNEED);
+		expect_data(_metadata, r.fd, want, len, 0, "cold");
+		if (_metadata->exit_code)
+			TH_LOG("seed %u", r.seed);
+	}
+	close(expect_data_everywhere(_metadata, &self->vol, r.fd, want, len,
+				     0));
+	volume_check(_metadata, &self->vol);
+}
+
+/*
+ * Each allocation fails in turn while an ordinary file is mapped, extended or
+ * truncated.  The file keeps its size and data.  It never shows old contents of
+ * the disk.
+ */
+enum change { MAP, EXTEND, TRUNCATE };
+
+static bool change_fails(FIXTURE_DATA(file) * self, enum change change, int fd)
+{
+	size_t len = 8 * self->vol.page;
+	void *map;
+
+	switch (change) {
+	case MAP:
+		map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+			   0);
+		if (map == MAP_FAILED)
+			return true;
+		munmap(map, len);
+		return false;
+	case EXTEND:
+		return fallocate(fd, 0, 0, 2 * len);
+	default:
+		return ftruncate(fd, self->vol.page + 100);
+	}
+}
+
+static void expect_no_memory_for(struct __test_metadata *_metadata,
+				 FIXTURE_DATA(file) * self, enum change change)
+{
+	size_t page = self->vol.page, len = 8 * page, written;
+	size_t cut = page + 100;
+	unsigned char *want = calloc(1, len), *zeros = calloc(1, len);
+	unsigned char *got = malloc(2 * len);
+	bool more = true, fails, kept;
+	unsigned int nth, failed = 0;
+	int fail, fd;
+	ssize_t n;
+
+	ASSERT_NE(want, NULL);
+	ASSERT_NE(zeros, NULL);
+	ASSERT_NE(got, NULL);
+	fail = open_fail_nth();
+	if (fail < 0)
+		SKIP(return, "needs CONFIG_FAILSLAB");
+	written = change == TRUNCATE ? len : page;
+	fill(want, written, 0, 'a');
+	fd = self->fd;
+	for (nth = 1; more && nth < 1000 && !_metadata->exit_code; nth++) {
+		fd = new_file(_metadata, fd, 0);
+		ASSERT_EQ(fallocate(fd, 0, 0, len), 0);
+		ASSERT_EQ(pwrite(fd, want, written, 0), written);
+		fail_allocation(fail, nth);
+		fails = change_fails(self, change, fd);
+		if (fails)
+			EXPECT_TRUE(errno == ENOMEM || errno == EIO);
+		more = has_failed(fail);
+		if (!fails)
+			continue;
+		failed++;
+		n = pread(fd, got, 2 * len, 0);
+		kept = n == len && !memcmp(got, want, len);
+		/* A truncation may zero the end, or have shortened the file. */
+		if (change == TRUNCATE && !kept)
+			kept = (n == len || n == cut) &&
+			       !memcmp(got, want, cut) &&
+			       !memcmp(got + cut, zeros, n - cut);
+		EXPECT_TRUE(kept)
+			TH_LOG("allocation %u: size %zd", nth, n);
+		ASSERT_EQ(fsync(fd), 0);
+		posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		expect_data(_metadata, fd, got, n, 0, "cold");
+		expect_size(_metadata, fd, n, "size");
+	}
+	EXPECT_LT(nth, 1000);
+	EXPECT_GT(failed, 0);
+	close(fail);
+	close(fd);
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F_TIMEOUT(file, failed_allocation_of_a_mapping, 120)
+{
+	expect_no_memory_for(_metadata, self, MAP);
+}
+
+TEST_F_TIMEOUT(file, failed_allocation_of_an_extension, 120)
+{
+	expect_no_memory_for(_metadata, self, EXTEND);
+}
+
+TEST_F_TIMEOUT(file, failed_allocation_of_a_truncation, 120)
+{
+	expect_no_memory_for(_metadata, self, TRUNCATE);
+}
+
+/*
  * An ordinary resident file is written, or a store to a mapping of it is written
  * back, and each allocation fails in turn.  What is said to be there is there.
  */
@@ -2252,14 +2793,6 @@ TEST_F(slow, resident_file_grows)
 	close(expect_data_everywhere(_metadata, &self->vol, self->fd,
 				     self->data, len, 0));
 	volume_check(_metadata, &self->vol);
-}
-
-static long free_blocks(struct __test_metadata *_metadata)
-{
-	struct statvfs st;
-
-	ASSERT_EQ(statvfs(MNT, &st), 0);
-	return st.f_bfree;
 }
 
 /* Two blocks with data on disk, one of them written with failures. */
@@ -2741,6 +3274,103 @@ TEST_F(failing, asynchronous_direct_append)
 	expect_size(_metadata, fd, len, "size");
 	close(expect_data_everywhere(_metadata, &self->vol, fd, buf, len, 0));
 	volume_check(_metadata, &self->vol);
+}
+
+/* The device refuses such a write: the file keeps its size and data. */
+static void expect_failed_async_write(struct __test_metadata *_metadata,
+				      FIXTURE_DATA(failing) * self,
+				      bool preallocate)
+{
+	size_t page = self->vol.page, len = preallocate ? 4 * page : page;
+	struct iocb iocb = { .aio_lio_opcode = IOCB_CMD_PWRITE };
+	unsigned char *want = calloc(1, len);
+	struct iocb *iocbs[] = { &iocb };
+	struct io_event event = {};
+	aio_context_t ctx = 0;
+	void *buf;
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	ASSERT_EQ(posix_memalign(&buf, page, 2 * page), 0);
+	memcpy(buf, self->new, 2 * page);
+	memcpy(want, buf, page);
+	fd = new_file(_metadata, self->fd, O_DIRECT);
+	if (preallocate)
+		ASSERT_EQ(fallocate(fd, 0, 0, len), 0);
+	ASSERT_EQ(pwrite(fd, buf, page, 0), page);
+	ASSERT_EQ(fsync(fd), 0);
+	if (syscall(__NR_io_setup, 1, &ctx))
+		SKIP(return, "needs CONFIG_AIO");
+	iocb.aio_fildes = fd;
+	iocb.aio_buf = (uintptr_t)buf;
+	iocb.aio_nbytes = 2 * page;
+	iocb.aio_offset = page;
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+			SLOW ",fail=eio,fail_op=write"), 0);
+	ASSERT_EQ(syscall(__NR_io_submit, ctx, 1, iocbs), 1);
+	ASSERT_EQ(syscall(__NR_io_getevents, ctx, 1, 1, &event, NULL), 1);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0,fail=none"),
+		  0);
+	EXPECT_EQ(event.res, -EIO);
+	ASSERT_EQ(syscall(__NR_io_destroy, ctx), 0);
+	ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
+	expect_size(_metadata, fd, len, "size");
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(failing, asynchronous_direct_append_is_refused)
+{
+	expect_failed_async_write(_metadata, self, false);
+}
+
+TEST_F(failing, asynchronous_direct_write_to_preallocated_space_is_refused)
+{
+	expect_failed_async_write(_metadata, self, true);
+}
+
+/* The device refuses to zero the clusters for a hole: it still reads as zeros. */
+static void expect_failed_fill(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(failing) * self, bool preallocate)
+{
+	size_t page = self->vol.page, len = 4 * page;
+	unsigned char *want = calloc(1, len);
+	void *buf;
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	ASSERT_EQ(posix_memalign(&buf, page, page), 0);
+	memcpy(buf, self->new, page);
+	fd = new_file(_metadata, self->fd, 0);
+	memcpy(want, self->new, page);
+	memcpy(want + 3 * page, self->new, page);
+	ASSERT_EQ(pwrite(fd, want, page, 0), page);
+	ASSERT_EQ(pwrite(fd, want + 3 * page, page, 3 * page), page);
+	ASSERT_EQ(fsync(fd), 0);
+	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+			"fail=eio,fail_op=write"), 0);
+	if (preallocate) {
+		EXPECT_EQ(fallocate(fd, 0, page, 2 * page), -1);
+	} else {
+		ASSERT_EQ(fcntl(fd, F_SETFL, O_DIRECT), 0);
+		EXPECT_EQ(pwrite(fd, buf, 512, page + 512), -1);
+		ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
+	}
+	EXPECT_EQ(errno, EIO);
+	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+TEST_F(failing, preallocation_of_a_hole_is_refused)
+{
+	expect_failed_fill(_metadata, self, true);
+}
+
+TEST_F(failing, direct_write_to_a_part_of_a_hole_is_refused)
+{
+	expect_failed_fill(_metadata, self, false);
 }
 
 /* What one file has reserved stays so when an allocation of another fails. */

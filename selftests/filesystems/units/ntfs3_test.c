@@ -563,6 +563,8 @@ TEST_F(lznt, writes_part_of_a_frame)
 TEST_F(lznt, writes_whole_frames)
 {
 	write_at(_metadata, self, self->frame, self->frame, 2);
+	EXPECT_EQ(self->frame / self->page,
+		  image_cached_pages(_metadata, self->fd, self->len));
 	expect_file(_metadata, self);
 	write_at(_metadata, self, 2 * self->frame, 2 * self->frame, 3);
 	expect_file(_metadata, self);
@@ -596,13 +598,14 @@ TEST_F(lznt, writes_part_of_a_partly_cached_frame)
 	expect_file(_metadata, self);
 }
 
-/* Reads and writes of a frame free what they have allocated. */
-TEST_F_TIMEOUT(lznt, no_memory_is_left, 4 * BUSY)
+/* @call, which returns the same each time, frees what it has allocated. */
+static void expect_no_leak(struct __test_metadata *_metadata,
+			   long (*call)(void *arg), void *arg)
 {
 	const char *env = getenv("UNITS_TEST_ROUNDS");
 	unsigned int i, rounds = env ? atoi(env) : 0;
+	long ret = call(arg);
 	long long used = 0;
-	uint8_t byte;
 
 	if (!rounds)
 		SKIP(return,
@@ -610,16 +613,12 @@ TEST_F_TIMEOUT(lznt, no_memory_is_left, 4 * BUSY)
 	for (i = 0; i < 2 * rounds; i++) {
 		if (i == rounds)
 			used = image_slab();
-		write_at(_metadata, self, self->frame + 100 + i % 100, 10, i);
-		ASSERT_EQ(0, posix_fadvise(self->fd, 0, 0,
-					   POSIX_FADV_DONTNEED));
-		ASSERT_EQ(1, pread(self->fd, &byte, 1, 2 * self->frame));
+		ASSERT_EQ(ret, call(arg));
 	}
 	/* what RCU has not freed yet is not leaked: give it time */
 	EXPECT_TRUE(wait_for(image_slab() - used < rounds / 16, SOON))
 		TH_LOG("from %lld KiB to %lld KiB in %u rounds", used,
 		       image_slab(), rounds);
-	expect_file(_metadata, self);
 }
 
 /* The hole between what has been written and what is written is zero. */
@@ -631,6 +630,9 @@ TEST_F(lznt, writes_behind_a_hole)
 	poison_free_memory(_metadata);
 	memset(self->want + cut, 0, self->len - cut);
 	write_at(_metadata, self, self->len - 100, 100, 2);
+	/* What has been written, two frames, need not be read. */
+	EXPECT_EQ(2 * frame / self->page,
+		  image_cached_pages(_metadata, self->fd, self->len));
 	expect_file(_metadata, self);
 }
 
@@ -922,6 +924,9 @@ TEST_F(lznt, resident_file_is_preallocated)
 	size_t len = 2 * self->frame;
 	int fd = create_small(_metadata, self, "small", true);
 
+	ASSERT_EQ(0, close(fd));
+	remount(_metadata, self);
+	fd = open_file(_metadata, &self->im, "small", O_RDWR);
 	memset(self->want + 100, 0, len - 100);
 	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
 	expect_small(_metadata, self, fd, "small", len);
@@ -1560,14 +1565,30 @@ TEST_F(lznt, stores_behind_the_end)
 	ASSERT_EQ(0, ftruncate(fd, len));
 	expect_small(_metadata, self, fd, "plain", len);
 
-	/* nor while a small file is mapped */
+	/* nor while a small file is mapped, that stays small at first */
 	fd = create_stored(_metadata, self, "small", &map);
 	memset(map + 150, 1, 100);
 	memset(self->want + 100, 0, self->len - 100);
+	ASSERT_EQ(0, fsync(fd));
+	ASSERT_EQ(0, ftruncate(fd, RESIDENT));
+	expect_data(_metadata, fd, self->want, RESIDENT, 0, "mapped");
 	ASSERT_EQ(0, ftruncate(fd, len));
-	expect_data(_metadata, fd, self->want, len, 0, "mapped");
+	expect_data(_metadata, fd, self->want, len, 0, "extended");
 	ASSERT_EQ(0, munmap(map, page));
 	expect_small(_metadata, self, fd, "small", len);
+
+	/* nor what was data before */
+	fd = open_file(_metadata, &self->im, "cut", O_CREAT | O_RDWR);
+	ASSERT_EQ(RESIDENT, pwrite(fd, self->want, RESIDENT, 0));
+	ASSERT_EQ(0, fsync(fd));
+	evict(_metadata, fd, RESIDENT);
+	ASSERT_EQ(0, ftruncate(fd, 50));
+	map = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	EXPECT_EQ(self->want[49], map[49]);
+	EXPECT_EQ(0, map[50]);
+	ASSERT_EQ(0, munmap(map, page));
+	ASSERT_EQ(0, close(fd));
 
 	/* nor if it was compressed in between, and its first frame is cached */
 	fd = create_stored(_metadata, self, "later", &map);
@@ -1750,6 +1771,34 @@ TEST_F(lznt, mapping_of_a_hole_gets_clusters)
 	expect_small(_metadata, self, fd, "sparse", len);
 }
 
+static void remount_delalloc(struct __test_metadata *_metadata,
+			     struct image *im, int fd)
+{
+	ASSERT_EQ(0, close(fd));
+	ASSERT_EQ(0, image_umount(im));
+	ASSERT_EQ(0, image_mount(im, "ntfs3", 0, "delalloc"));
+}
+
+/* With "delalloc", they are allocated by writeback. */
+TEST_F(lznt, mapping_of_a_hole_gets_clusters_later)
+{
+	size_t page = self->page, len = MAPPED_PAGES * page;
+	uint8_t *map;
+	int fd;
+
+	remount_delalloc(_metadata, &self->im, self->fd);
+	self->fd = open_file(_metadata, &self->im, "file", O_RDWR);
+	fd = create_sparse(_metadata, self);
+	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, map);
+	map[5 * page] = 1;
+	expect_allocated(_metadata, fd, page);
+	store_past_valid(_metadata, self, map);
+	expect_allocated(_metadata, fd, 2 * page);
+	ASSERT_EQ(0, munmap(map, len));
+	expect_small(_metadata, self, fd, "sparse", len);
+}
+
 TEST_F(lznt, no_space_for_a_mapping_of_a_hole)
 {
 	size_t page = self->page, len = MIB(1);
@@ -1822,7 +1871,11 @@ TEST_F(lznt, rename_is_synchronous)
 	fd = open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
 	ASSERT_EQ(0, syncfs(fd));
-	ASSERT_EQ(0, rename("a/old", "b/new"));
+	ASSERT_EQ(0, rename("a/old", "a/older"));
+	ASSERT_EQ(0, rename("a/older", "b/new"));
+	/* The directories are unlocked. */
+	ASSERT_EQ(0, mkdir("a/dir", 0700));
+	ASSERT_EQ(0, mkdir("b/dir", 0700));
 
 	/* what a crash would leave */
 	ASSERT_EQ(0, image_run("cp %s %s", self->im.path, copy.path));
@@ -1836,6 +1889,33 @@ TEST_F(lznt, rename_is_synchronous)
 	ASSERT_EQ(0, chdir("/"));
 	ASSERT_EQ(0, close(fd));
 	ASSERT_EQ(0, image_umount(&copy));
+}
+
+/* The bitmap of a directory does not fit into the MFT record at some point. */
+TEST_F(lznt, directory_grows)
+{
+	const char *dir = IMAGE_DIR "/mnt/dir";
+	const unsigned int nr = 500;
+	char filler[400] = "", name[200];
+	unsigned int i;
+
+	ASSERT_EQ(0, mkdir(dir, 0700));
+	ASSERT_EQ(0, setxattr(dir, "user.filler", filler, sizeof(filler), 0));
+	ASSERT_EQ(0, chdir(dir));
+	for (i = 0; i < nr; i++) {
+		snprintf(name, sizeof(name), "%0150u", i);
+		ASSERT_EQ(0, mknod(name, 0600, 0));
+	}
+	ASSERT_EQ(0, chdir("/"));
+	remount(_metadata, self);
+	EXPECT_EQ(0, image_run("test $(ls %s | wc -l) = %u", dir, nr));
+	ASSERT_EQ(0, chdir(dir));
+	for (i = 0; i < nr; i++) {
+		snprintf(name, sizeof(name), "%0150u", i);
+		ASSERT_EQ(0, access(name, F_OK))
+			TH_LOG("%u: %s", i, strerror(errno));
+	}
+	ASSERT_EQ(0, chdir("/"));
 }
 
 /* A write that waits for its buffer, after it has copied what is in @head. */
@@ -2104,8 +2184,11 @@ TEST_F(lznt, synchronous_write)
 TEST_F(lznt, punches_whole_frames_only)
 {
 	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	struct fiemap fiemap = { .fm_length = ~0ULL };
 	size_t frame = self->frame;
 
+	EXPECT_EQ(-1, ioctl(self->fd, FS_IOC_FIEMAP, &fiemap));
+	EXPECT_EQ(EOPNOTSUPP, errno);
 	EXPECT_EQ(-1, fallocate(self->fd, punch, frame + 100, 1000));
 	EXPECT_EQ(EOPNOTSUPP, errno);
 	EXPECT_EQ(-1, fallocate(self->fd, punch, frame, frame + self->page));
@@ -2322,6 +2405,27 @@ static long failing_read(void *arg)
 	return n < 0 ? -errno : n;
 }
 
+static long write_and_read(void *arg)
+{
+	struct failing_io *io = arg;
+	uint8_t byte;
+
+	if (failing_write(io) != io->len)
+		return -errno;
+	posix_fadvise(io->fd, 0, 0, POSIX_FADV_DONTNEED);
+	return pread(io->fd, &byte, 1, 2 * io->pos);
+}
+
+TEST_F_TIMEOUT(lznt, no_memory_is_left, 4 * BUSY)
+{
+	struct failing_io io = {
+		self->fd, self->want + self->frame, 10, self->frame
+	};
+
+	expect_no_leak(_metadata, write_and_read, &io);
+	expect_file(_metadata, self);
+}
+
 /* A write without memory changes nothing, or has written what it returns. */
 static void expect_writes_without_memory(struct __test_metadata *_metadata,
 					 FIXTURE_DATA(lznt) * self, off_t pos,
@@ -2388,6 +2492,37 @@ TEST_F(lznt, no_memory_behind_a_hole)
 				     self->len + 2 * self->frame, 1000);
 }
 
+/* A small file that was made compressed is as it was, in the MFT record or not. */
+TEST_F(lznt, no_memory_for_a_small_compressed_file)
+{
+	struct failing_io io = { .len = 10, .pos = 50 };
+	uint8_t data[10];
+	unsigned int nth, failed = 0;
+	bool left = false;
+
+	prepare_failing(_metadata);
+	io.data = data;
+	pattern_fill(data, sizeof(data), io.pos, 3);
+	for (nth = 1; !left && nth < 1000; nth++) {
+		long n;
+
+		io.fd = create_small(_metadata, self, "small", true);
+		n = call_failing(nth, failing_write, &io, &left);
+		if (n < 0) {
+			failed++;
+			ASSERT_EQ(-ENOMEM, n)
+				TH_LOG("allocation %u", nth);
+			evict(_metadata, io.fd, 100);
+			expect_data(_metadata, io.fd, self->want, 100, 0,
+				    "as it was");
+		}
+		ASSERT_EQ(0, close(io.fd));
+		ASSERT_EQ(0, image_run("rm %s/small", self->im.mnt));
+	}
+	EXPECT_TRUE(left);
+	EXPECT_LT(2, failed);
+}
+
 /* Returns how many of the allocations of a read of page @nr make it fail. */
 static unsigned int
 expect_reads_without_memory(struct __test_metadata *_metadata, int fd,
@@ -2429,6 +2564,14 @@ TEST_F(lznt, no_memory_for_a_read)
 		  expect_reads_without_memory(_metadata, self->fd, self->want,
 					      self->len, frame / page + 1));
 	EXPECT_EQ(self->want[frame], map[0]);
+
+	/* No allocation that must not sleep is needed. */
+	ASSERT_EQ(0, image_set(FAIL_PAGE "ignore-gfp-wait", "Y"));
+	ASSERT_EQ(0, image_set(FAIL_PAGE "task-filter", "Y"));
+	ASSERT_EQ(0, image_set(FAIL_PAGE "probability", "100"));
+	ASSERT_EQ(0, write_string("/proc/self/make-it-fail", "1"));
+	drop_clean_caches();
+	expect_data(_metadata, self->fd, self->want, self->len, 0, "atomic");
 	ASSERT_EQ(0, munmap(map, page));
 }
 
@@ -2612,16 +2755,22 @@ static void *read_or_nothing(void *arg)
 {
 	struct contest *contest = arg;
 	unsigned int seed = gettid();
-	uint8_t byte;
+	int fds[2];
 
+	/* Unlike read(), splice() does not wait for the truncation. */
+	if (pipe(fds))
+		_exit(3);
 	while (!__atomic_load_n(&contest->done, __ATOMIC_ACQUIRE)) {
 		off_t pos = contest->len - 1 -
 			    rand_r(&seed) % (contest->len / NR_FRAMES);
+		off_t at = pos;
+		uint8_t byte = 0;
 		ssize_t n;
 
 		posix_fadvise(contest->fd, 0, 0, POSIX_FADV_DONTNEED);
-		n = pread(contest->fd, &byte, 1, pos);
-		if (n < 0 || (n && byte && byte != contest->data[0][pos]))
+		n = splice(contest->fd, &at, fds[1], NULL, 1, 0);
+		if (n < 0 || (n && read(fds[0], &byte, 1) != 1) ||
+		    (byte && byte != contest->data[0][pos]))
 			contest->bad = true;
 	}
 	return NULL;
@@ -2902,6 +3051,14 @@ TEST_F(wof, opened_for_writing_when_partly_cached)
 	write_a_byte(_metadata, self, 0);
 }
 
+/* The clusters for what is decompressed are written at once. */
+TEST_F(wof, opened_for_writing_with_delalloc)
+{
+	remount_delalloc(_metadata, &self->im, self->fd);
+	self->fd = open_file(_metadata, &self->im, "file", O_RDONLY);
+	write_a_byte(_metadata, self, self->len / 2);
+}
+
 #define EDITED		1000
 
 /* A file whose first frame does not compress, on an image that is kept. */
@@ -3060,6 +3217,47 @@ TEST_F_TIMEOUT(wof, no_memory_to_decompress, BUSY)
 	/* at least the pages that were not there, and for those that were */
 	EXPECT_LE(self->len / page, failed);
 	ASSERT_EQ(0, munmap(map, page));
+}
+
+/* A file "bare" of @len bytes, of which the compressed data is missing. */
+static void make_bare(struct __test_metadata *_metadata,
+		      FIXTURE_DATA(wof) * self, size_t len)
+{
+	make_hole(_metadata, &self->im, "bare", self->len);
+	ASSERT_EQ(0, truncate(IMAGE_DIR "/mnt/bare", len));
+	ASSERT_EQ(0, close(self->fd));
+	ASSERT_EQ(0, image_umount(&self->im));
+	/* The reparse point is that of the file compressed last. */
+	ASSERT_EQ(0, image_run("ntfscp -q -a 0xC0 %s %s/reparse_point bare",
+			       self->im.path, self->im.dir));
+	mount_ntfs3(_metadata, &self->im);
+}
+
+/* The inode is bad after a failure to remove one of its attributes. */
+TEST_F(wof, empty_file_without_compressed_data)
+{
+	make_bare(_metadata, self, 0);
+	EXPECT_EQ(-ENOENT, failing_open(IMAGE_DIR "/mnt/bare"));
+	EXPECT_EQ(-EINVAL, failing_open(IMAGE_DIR "/mnt/bare"));
+}
+
+static long failing_opens(void *arg)
+{
+	long ret = failing_open(arg);
+
+	for (int i = 0; i < 2; i++)
+		failing_open(arg);
+	return ret;
+}
+
+TEST_F_TIMEOUT(wof, no_memory_is_left, 4 * BUSY)
+{
+	/* An array of pointers to the pages of a frame is leaked, if at all. */
+	if (variant->frame < 32768)
+		SKIP(return, "larger frames show more");
+	make_bare(_metadata, self, self->len);
+	EXPECT_EQ(-EINVAL, failing_opens(IMAGE_DIR "/mnt/bare"));
+	expect_no_leak(_metadata, failing_opens, IMAGE_DIR "/mnt/bare");
 }
 
 struct openers {

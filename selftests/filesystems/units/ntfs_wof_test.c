@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sys/swap.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <linux/fiemap.h>
@@ -66,10 +67,15 @@ FIXTURE_VARIANT_ADD(ntfs_wof, lzx)
 	.format = 1,
 };
 
-/* Text, noise and what looks like x86 calls, which LZX treats apart. */
+/*
+ * Text, noise and what looks like x86 calls, which LZX treats apart.  The first
+ * page is that of swap space.
+ */
 static void make_data(uint8_t *buf)
 {
 	static const char text[] = "the quick brown fox ";
+	size_t page = sysconf(_SC_PAGESIZE);
+	uint32_t *info = (uint32_t *)(buf + 1024);
 
 	for (off_t pos = 0; pos < SIZE; pos++) {
 		if (pos % 16 < 8)
@@ -81,6 +87,10 @@ static void make_data(uint8_t *buf)
 		else
 			buf[pos] = 0;
 	}
+	memset(buf + 1024, 0, page - 1024);
+	info[0] = 1;			/* version */
+	info[1] = SIZE / page - 1;	/* last page */
+	memcpy(buf + page - 10, "SWAPSPACE2", 10);
 }
 
 /*
@@ -381,6 +391,23 @@ TEST_F(ntfs_wof, corrupt_chunk)
 	ASSERT_EQ(sizeof(good), pwrite(image, good, sizeof(good), pos));
 	close(image);
 	EXPECT_TRUE(reads_right(vol, 0, variant->chunk));
+}
+
+/* The runlist of the file is a hole. */
+TEST_F(ntfs_wof, swapfile_is_refused)
+{
+	struct volume *vol = &self->vol;
+	char path[64];
+
+	if (access("/proc/swaps", F_OK))
+		SKIP(return, "no CONFIG_SWAP");
+	ASSERT_EQ(0, close(vol->fd));
+	vol->fd = -1;
+	ASSERT_EQ(0, image_umount(&vol->im));
+	ASSERT_EQ(0, image_mount(&vol->im, "ntfs", 0, NULL));
+	snprintf(path, sizeof(path), "%s/file", vol->im.mnt);
+	EXPECT_EQ(-1, swapon(path, 0));
+	EXPECT_EQ(EOPNOTSUPP, errno);
 }
 
 TEST_HARNESS_MAIN
