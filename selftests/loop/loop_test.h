@@ -445,7 +445,7 @@ static __maybe_unused int rw_pieces(aio_context_t ctx, int fd, int opcode,
 {
 	struct iocb iocb[MAX_PIECES] = {}, *list[MAX_PIECES];
 	struct io_event event;
-	int submitted, err;
+	int submitted = 0, err = 0, n;
 
 	for (int i = 0; i < nr; i++) {
 		iocb[i].aio_fildes = fd;
@@ -457,8 +457,16 @@ static __maybe_unused int rw_pieces(aio_context_t ctx, int fd, int opcode,
 		list[i] = &iocb[i];
 		pieces[i].ret = -EAGAIN;
 	}
-	submitted = syscall(SYS_io_submit, ctx, nr, list);
-	err = submitted < 0 ? -errno : submitted < nr ? -EAGAIN : 0;
+	/* It ends early if one piece fails: the next call has the error. */
+	while (submitted < nr) {
+		n = syscall(SYS_io_submit, ctx, nr - submitted,
+			    list + submitted);
+		if (n <= 0) {
+			err = n ? -errno : -EAGAIN;
+			break;
+		}
+		submitted += n;
+	}
 	while (submitted > 0) {
 		if (syscall(SYS_io_getevents, ctx, 1, 1, &event, NULL) != 1) {
 			if (errno == EINTR)
