@@ -75,14 +75,14 @@ part_load_x86() {
 	[[ -z $(reports "$out.console") ]] || not_ok "x86_64: $(reports "$out.console" | sort | uniq -c | paste -sd';')"
 }
 
-# the objects that are compared: those that the topic changes, and more that lock folios
+# objects to compare: of all files that the topic changes, and of others that lock folios
 objects=(block/{bio,blk-core}.o kernel/{fork,exit}.o kernel/workqueue.o
 	mm/{filemap,page-writeback,readahead,shmem,truncate,memory,vmscan,migrate,rmap,swapfile,swap_state,ksm}.o
 	mm/{huge_memory,mlock,page_io,hugetlb,compaction}.o fs/{buffer,mpage,splice,remap_range}.o
 	fs/btrfs/{compression,inode,extent_io,file}.o fs/f2fs/{compress,data,gc,node,segment}.o)
 
-# make_objects with|without: those from $guest, with the option off. Line numbers that are
-# compiled in (btrfs_abort_transaction()) would differ.
+# make_objects with|without: compile them from $guest, with the option off. __LINE__ is 0,
+# since some objects contain line numbers (btrfs_abort_transaction()).
 make_objects() {
 	local out=$work/lockcheck-x86 object
 	echo CONFIG_DEBUG_FOLIO_LOCK=n >"$programs/x86.config"

@@ -497,6 +497,26 @@ static void *sabotage(void *arg)
 	return NULL;
 }
 
+/* Returns a userfaultfd that reports an access to the page, which is missing. */
+static int watch_page(struct __test_metadata *_metadata, void *addr,
+		      size_t page)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { .start = (unsigned long)addr, .len = page },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int uffd;
+
+	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
+		SKIP(exit(KSFT_SKIP), "needs CONFIG_USERFAULTFD");
+	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	ASSERT_GE(uffd, 0);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_API, &api), 0);
+	ASSERT_EQ(ioctl(uffd, UFFDIO_REGISTER, &reg), 0);
+	return uffd;
+}
+
 /* Write two blocks while page @victim of the first is taken away. */
 static ssize_t write_with_sabotage(struct __test_metadata *_metadata,
 				   FIXTURE_DATA(buffer) * self,
@@ -509,24 +529,14 @@ static ssize_t write_with_sabotage(struct __test_metadata *_metadata,
 		.victim = self->user + victim * vol->page,
 		.unmap = unmap,
 	};
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range = { .start = (unsigned long)s.last, .len = vol->page },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
 	ssize_t n;
 
-	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
-		SKIP(exit(KSFT_SKIP), "needs CONFIG_USERFAULTFD");
-	s.uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	ASSERT_GE(s.uffd, 0);
-	ASSERT_EQ(ioctl(s.uffd, UFFDIO_API, &api), 0);
 	s.data = malloc(vol->page);
 	ASSERT_NE(s.data, NULL);
 	memcpy(s.data, s.last, vol->page);
 	ASSERT_EQ(mmap(s.last, vol->page, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), s.last);
-	ASSERT_EQ(ioctl(s.uffd, UFFDIO_REGISTER, &reg), 0);
+	s.uffd = watch_page(_metadata, s.last, vol->page);
 	ASSERT_EQ(pthread_create(&s.thread, NULL, sabotage, &s), 0);
 
 	n = pwrite(self->fd, self->user, self->len, pos);
@@ -2184,26 +2194,15 @@ static int end_waiting(struct waiting_write *w, const void *data)
 static void start_waiting(struct __test_metadata *_metadata,
 			  struct waiting_write *w, pthread_t *thread)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range.len = w->page,
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
 	struct pollfd pfd = { .events = POLLIN };
 	struct uffd_msg msg;
 
-	if (access("/proc/sys/vm/unprivileged_userfaultfd", F_OK))
-		SKIP(exit(KSFT_SKIP), "needs CONFIG_USERFAULTFD");
 	w->buf = mmap(NULL, WRITE_PAGES * w->page, PROT_READ | PROT_WRITE,
 		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(w->buf, MAP_FAILED);
 	fill(w->buf + w->page, (WRITE_PAGES - 1) * w->page,
 	     (WRITE_PAGES + 1) * w->page, 'a');
-	w->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	ASSERT_GE(w->uffd, 0);
-	ASSERT_EQ(ioctl(w->uffd, UFFDIO_API, &api), 0);
-	reg.range.start = (unsigned long)w->buf;
-	ASSERT_EQ(ioctl(w->uffd, UFFDIO_REGISTER, &reg), 0);
+	w->uffd = watch_page(_metadata, w->buf, w->page);
 	ASSERT_EQ(pthread_create(thread, NULL, write_and_wait, w), 0);
 	pfd.fd = w->uffd;
 	ASSERT_EQ(poll(&pfd, 1, 10000), 1);

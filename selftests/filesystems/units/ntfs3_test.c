@@ -63,6 +63,15 @@ static int open_file(struct __test_metadata *_metadata, struct image *im,
 	return fd;
 }
 
+static uint8_t *map_file(struct __test_metadata *_metadata, int fd, size_t len,
+			 int prot)
+{
+	uint8_t *map = mmap(NULL, len, prot, MAP_SHARED, fd, 0);
+
+	ASSERT_NE(MAP_FAILED, map);
+	return map;
+}
+
 /* Have any allocation fail that call_failing() names, and no other. */
 static void prepare_failing(struct __test_metadata *_metadata)
 {
@@ -390,9 +399,7 @@ static void edit_frame(struct __test_metadata *_metadata,
 
 	fd = open(self->im.path, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
-	image = mmap(NULL, IMAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		     0);
-	ASSERT_NE(MAP_FAILED, image);
+	image = map_file(_metadata, fd, IMAGE_SIZE, PROT_READ | PROT_WRITE);
 	end = image + IMAGE_SIZE;
 	for (p = image; p < end; p += 512) {
 		if (memcmp(p + 3, self->want + nr * self->frame, 8) ||
@@ -834,9 +841,7 @@ static int create_stored(struct __test_metadata *_metadata,
 			   O_CREAT | O_EXCL | O_RDWR);
 
 	ASSERT_EQ(100, pwrite(fd, self->want + 100, 100, 0));
-	*map = mmap(NULL, self->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		    0);
-	ASSERT_NE(MAP_FAILED, *map);
+	*map = map_file(_metadata, fd, self->page, PROT_READ | PROT_WRITE);
 	memcpy(*map, self->want, 100);
 	return fd;
 }
@@ -1139,10 +1144,9 @@ static int create_resident(struct __test_metadata *_metadata,
 static void store_to_resident(struct __test_metadata *_metadata,
 			      FIXTURE_DATA(lznt) * self, int fd)
 {
-	uint8_t *map = mmap(NULL, self->page, PROT_READ | PROT_WRITE,
-			    MAP_SHARED, fd, 0);
+	uint8_t *map = map_file(_metadata, fd, self->page,
+				PROT_READ | PROT_WRITE);
 
-	ASSERT_NE(MAP_FAILED, map);
 	pattern_fill(self->want, RESIDENT / 2, 0, 3);
 	memcpy(map, self->want, RESIDENT / 2);
 	ASSERT_EQ(0, munmap(map, self->page));
@@ -1315,8 +1319,7 @@ TEST_F(lznt, refuses_stores_to_mappings)
 	uint8_t *p;
 
 	/* mapped before it was compressed */
-	p = mmap(NULL, self->page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, p);
+	p = map_file(_metadata, fd, self->page, PROT_READ | PROT_WRITE);
 	make_compressed(_metadata, fd);
 	ASSERT_EQ(self->len, pwrite(fd, self->want, self->len, 0));
 	EXPECT_EQ(self->want[0], p[0]);
@@ -1331,8 +1334,7 @@ TEST_F(lznt, refuses_stores_to_mappings)
 	/* mapped read-only first */
 	ASSERT_EQ(0, ftruncate(self->fd, self->len - 100));
 	ASSERT_EQ(0, ftruncate(self->fd, self->len));
-	p = mmap(NULL, self->len, PROT_READ, MAP_SHARED, self->fd, 0);
-	ASSERT_NE(MAP_FAILED, p);
+	p = map_file(_metadata, self->fd, self->len, PROT_READ);
 	ASSERT_EQ(0, mprotect(p, self->len, PROT_READ | PROT_WRITE));
 	EXPECT_EQ(self->want[0], p[0]);
 	EXPECT_EQ(-EINTR, in_child(store, p, SOON));
@@ -1457,8 +1459,7 @@ TEST_F(lznt, mapping_is_made_writable)
 	uint8_t *map;
 
 	ASSERT_EQ(0, ftruncate(fd, len));
-	map = mmap(NULL, len, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, len, PROT_READ);
 	EXPECT_EQ(0, map[6 * page]);
 	ASSERT_EQ(0, mprotect(map + 4 * page, 4 * page,
 			      PROT_READ | PROT_WRITE));
@@ -1475,8 +1476,7 @@ TEST_F(lznt, mapping_is_enlarged)
 	uint8_t *map;
 
 	ASSERT_EQ(0, ftruncate(fd, len));
-	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, page, PROT_READ | PROT_WRITE);
 	map = mremap(map, page, len, MREMAP_MAYMOVE);
 	ASSERT_NE(MAP_FAILED, map);
 	store_past_valid(_metadata, self, map);
@@ -1505,8 +1505,7 @@ TEST_F(lznt, direct_read_into_a_mapping)
 
 	ASSERT_EQ(0, ftruncate(fd, len));
 	ASSERT_EQ(0, fsync(fd));
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, len, PROT_READ | PROT_WRITE);
 	ASSERT_EQ(0, in_child(read_into_own_mapping, map, SOON));
 	memcpy(self->want + 3 * page, self->want, page);
 	ASSERT_EQ(0, munmap(map, len));
@@ -1531,8 +1530,7 @@ TEST_F(lznt, what_is_not_mapped_is_not_zeroed)
 	ASSERT_EQ(0, ftruncate(fd, len / 2));
 	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
 	expect_size(_metadata, fd, len);
-	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, page, PROT_READ | PROT_WRITE);
 	ASSERT_EQ(0, fallocate(fd, 0, 0, len));
 	ASSERT_EQ(0, fallocate(fd, FALLOC_FL_KEEP_SIZE, len, len));
 	EXPECT_EQ(1, image_cached_pages(_metadata, fd, len));
@@ -1558,8 +1556,7 @@ TEST_F(lznt, stores_behind_the_end)
 
 	memset(self->want + page - 100, 0, 100);
 	ASSERT_EQ(0, ftruncate(fd, page - 100));
-	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, page, PROT_READ | PROT_WRITE);
 	memset(map + page - 100, 1, 100);
 	ASSERT_EQ(0, munmap(map, page));
 	ASSERT_EQ(0, ftruncate(fd, len));
@@ -1583,8 +1580,7 @@ TEST_F(lznt, stores_behind_the_end)
 	ASSERT_EQ(0, fsync(fd));
 	evict(_metadata, fd, RESIDENT);
 	ASSERT_EQ(0, ftruncate(fd, 50));
-	map = mmap(NULL, page, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, page, PROT_READ);
 	EXPECT_EQ(self->want[49], map[49]);
 	EXPECT_EQ(0, map[50]);
 	ASSERT_EQ(0, munmap(map, page));
@@ -1619,8 +1615,7 @@ TEST_F(lznt, last_page_grows_while_it_is_mapped)
 
 	ASSERT_EQ(0, ftruncate(fd, end));
 	ASSERT_EQ(0, fsync(fd));
-	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, page, PROT_READ | PROT_WRITE);
 	/* by ftruncate() and by fallocate() */
 	for (; end < page; end += 100) {
 		memset(map + end - 10, 1, page - end + 10);
@@ -1647,8 +1642,7 @@ static void expect_grows_mapped(struct __test_metadata *_metadata,
 	struct stat st;
 	uint8_t *map;
 
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, len, PROT_READ | PROT_WRITE);
 	ASSERT_EQ(0, futimens(fd, times));
 	ASSERT_EQ(0, preallocate ? fallocate(fd, 0, 0, len) :
 				   ftruncate(fd, len));
@@ -1789,8 +1783,7 @@ TEST_F(lznt, mapping_of_a_hole_gets_clusters_later)
 	remount_delalloc(_metadata, &self->im, self->fd);
 	self->fd = open_file(_metadata, &self->im, "file", O_RDWR);
 	fd = create_sparse(_metadata, self);
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, len, PROT_READ | PROT_WRITE);
 	map[5 * page] = 1;
 	expect_allocated(_metadata, fd, page);
 	store_past_valid(_metadata, self, map);
@@ -1807,8 +1800,7 @@ TEST_F(lznt, no_space_for_a_mapping_of_a_hole)
 
 	ASSERT_EQ(0, ftruncate(fd, len));
 	fill_volume(_metadata, &self->im);
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, len, PROT_READ | PROT_WRITE);
 	/* in front of a page with clusters, and past the valid size */
 	EXPECT_EQ(-EINTR, in_child(store, map, SOON));
 	EXPECT_EQ(-EINTR, in_child(store, map + len - page, SOON));
@@ -1967,6 +1959,12 @@ static void *store_page(void *arg)
 	return memset(arg, 1, sysconf(_SC_PAGESIZE));
 }
 
+/* The kernel stores to the page, and has to see the signal. */
+static ssize_t read_zeros(void *page)
+{
+	return read(open("/dev/zero", O_RDONLY), page, sysconf(_SC_PAGESIZE));
+}
+
 /*
  * A store past the valid size waits for a write(), which waits for its buffer,
  * and a process that waits for it can be killed.
@@ -1989,12 +1987,11 @@ TEST_F(lznt, stored_to_during_a_write)
 	ASSERT_EQ(0, ftruncate(late.fd, len));
 	ASSERT_EQ(0, pthread_create(&writer, NULL, write_late, &late));
 	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
-	map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, late.fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, late.fd, len, PROT_READ | PROT_WRITE);
 	pid = fork();
 	ASSERT_NE(-1, pid);
 	if (!pid)
-		_exit(!store_page(map + 7 * page));
+		_exit(read_zeros(map + 7 * page) < 0);
 	/* the page that is valid does not wait */
 	store_page(map);
 	memset(self->want, 1, page);
@@ -2034,8 +2031,7 @@ TEST_F(lznt, unmapped_during_a_write)
 	void *n;
 
 	pattern_fill(self->want, 2 * page, 0, 2);
-	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, late.fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, late.fd, page, PROT_READ | PROT_WRITE);
 	ASSERT_EQ(0, pthread_create(&writer, NULL, write_late, &late));
 	ASSERT_EQ(sizeof(msg), read(uffd, &msg, sizeof(msg)));
 	ASSERT_EQ(0, munmap(map, page));
@@ -2171,8 +2167,7 @@ TEST_F(lznt, synchronous_write)
 	ASSERT_EQ(0, close(fd));
 	fd = open(self->im.path, O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
-	image = mmap(NULL, IMAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, image);
+	image = map_file(_metadata, fd, IMAGE_SIZE, PROT_READ);
 	/* The first eight bytes are literal, then there is a byte of flags. */
 	EXPECT_NE(NULL, memmem(image, IMAGE_SIZE, marker, 8));
 	ASSERT_EQ(0, munmap(image, IMAGE_SIZE));
@@ -2618,7 +2613,7 @@ static void expect_grows_without_memory(struct __test_metadata *_metadata,
 	const struct timespec times[2] = { { 1234567890 }, { 1234567890 } };
 	struct failing_io io = { .len = MAPPED_PAGES * self->page };
 	bool left = false;
-	unsigned int nth;
+	unsigned int nth, failed = 0;
 	struct stat st;
 	long ret;
 
@@ -2629,9 +2624,8 @@ static void expect_grows_without_memory(struct __test_metadata *_metadata,
 		memset(self->want, 0, io.len);
 		pattern_fill(self->want, size, 0, nth);
 		ASSERT_EQ(size, pwrite(io.fd, self->want, size, 0));
-		io.data = mmap(NULL, io.len, PROT_READ | PROT_WRITE, MAP_SHARED,
-			       io.fd, 0);
-		ASSERT_NE(MAP_FAILED, io.data);
+		io.data = map_file(_metadata, io.fd, io.len,
+				   PROT_READ | PROT_WRITE);
 		if (call == failing_store)
 			ASSERT_EQ(0, ftruncate(io.fd, io.len));
 		ASSERT_EQ(0, fsync(io.fd));
@@ -2640,6 +2634,7 @@ static void expect_grows_without_memory(struct __test_metadata *_metadata,
 		ret = call_failing(nth, call, &io, &left);
 		ASSERT_EQ(0, fstat(io.fd, &st));
 		if (ret) {
+			failed++;
 			EXPECT_EQ(-ENOMEM, ret)
 				TH_LOG("allocation %u", nth);
 			EXPECT_TRUE(call == failing_extend ||
@@ -2659,7 +2654,8 @@ static void expect_grows_without_memory(struct __test_metadata *_metadata,
 		ASSERT_EQ(0, image_run("rm %s/plain", self->im.mnt));
 	}
 	EXPECT_TRUE(left);
-	EXPECT_LT(3, nth);
+	/* A store is repeated, and does not fail. */
+	EXPECT_LT(2, call == failing_store ? nth - 1 : failed);
 }
 
 TEST_F(lznt, no_memory_to_store)
@@ -2990,8 +2986,7 @@ TEST_F(wof, ends_in_zeros)
 
 	fd = open_file(_metadata, &self->im, "small", O_RDONLY);
 	expect_data(_metadata, fd, self->want, SMALL_SIZE, 0, "small");
-	map = mmap(NULL, SMALL_SIZE, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, map);
+	map = map_file(_metadata, fd, SMALL_SIZE, PROT_READ);
 	for (i = SMALL_SIZE; i % page; i++)
 		bad += !!map[i];
 	EXPECT_EQ(0, bad)
@@ -3095,9 +3090,7 @@ static uint8_t *map_edited(struct __test_metadata *_metadata,
 
 	fd = open(self->im.path, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
-	image = mmap(NULL, IMAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
-		     0);
-	ASSERT_NE(MAP_FAILED, image);
+	image = map_file(_metadata, fd, IMAGE_SIZE, PROT_READ | PROT_WRITE);
 	p = memmem(image, IMAGE_SIZE, self->want + EDITED, 100);
 	ASSERT_NE(NULL, p);
 	*p ^= 1;
@@ -3143,8 +3136,7 @@ TEST_F(wof, last_cluster_ends_in_zeros)
 	ASSERT_EQ(0, image_umount(&self->im));
 	fd = open(self->im.path, O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
-	image = mmap(NULL, IMAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, image);
+	image = map_file(_metadata, fd, IMAGE_SIZE, PROT_READ);
 	p = memmem(image, IMAGE_SIZE, self->want + last, len);
 	ASSERT_NE(NULL, p);
 	for (i = len; i < end; i++)
