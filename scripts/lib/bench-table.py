@@ -293,7 +293,7 @@ def record(costs, head, rows, repo, csv):
         points = [[(x, 1e9 / 1024 / y) for x, y in medians(
             costs, TIME, "fallback", [(x, f"{size} {kind} 1") for x, size in sizes], io)] for io in ("iter", "write")]
         curves |= {f"{kind}, iter methods": points[0], f"{kind}, ->read and ->write": points[1]}
-    plot(where / "fallback.svg", f"loop over wofs, one request at a time ({head[0]})",
+    plot(where / "fallback.svg", f"loop over faultfs, one request at a time ({head[0]})",
          ("KiB per request", "MiB/s", "set key top left"), curves)
     (where / "results.md").write_text(results(head, rows), encoding="utf-8")
     for topic, titles in COVER.items():

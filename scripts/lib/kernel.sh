@@ -113,7 +113,7 @@ guest_without() {
 		*) in_index diff "$commit~" "$commit" | in_index apply --cached --3way -R ;;
 		esac || return
 	done
-	commit=$(git_guest log --format=%H --diff-filter=A refs/guest/base..refs/guest/series -- lib/test_wofs.c)
+	commit=$(git_guest log --format=%H --diff-filter=A refs/guest/base..refs/guest/series -- fs/tests/faultfs.c)
 	in_index diff "$commit~" "$commit" | in_index apply --cached --3way && index_checkout "$1"
 }
 

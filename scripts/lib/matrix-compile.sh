@@ -66,7 +66,7 @@ objects_of_series() {
 		arch/um/*) grep -q "^CONFIG_UML=" "$1/.config" ;;
 		drivers/block/loop.c) grep -q "^CONFIG_BLK_DEV_LOOP=" "$1/.config" ;;
 		fs/user_window.c) grep -q "^CONFIG_USER_WINDOW=" "$1/.config" ;;
-		lib/test_wofs.c) grep -q "^CONFIG_TEST_WOFS=" "$1/.config" ;;
+		fs/tests/faultfs.c) grep -q "^CONFIG_TEST_FAULTFS=" "$1/.config" ;;
 		mm/folio_lock_debug.c) grep -q "^CONFIG_DEBUG_FOLIO_LOCK=" "$1/.config" ;;
 		mm/tests/folio_lock_debug*) grep -q "^CONFIG_FOLIO_LOCK_DEBUG_KUNIT_TEST=" "$1/.config" ;;
 		fs/tests/*) grep -q "^CONFIG_USER_WINDOW_KUNIT_TEST=" "$1/.config" ;;

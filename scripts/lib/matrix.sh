@@ -132,7 +132,7 @@ modules() {
 	local out=$work/matrix/$config file=$log/matrix.$config
 	mkdir -p "$out"
 	uml_fragments | xargs -rd '\n' cat |
-		sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_WOFS|EXT4_FS|NLS_UTF8)=/s/=y$/=m/' >"$out.config"
+		sed -E '/(BLK_DEV_LOOP|NTFS_FS|NTFS3_FS|OCFS2_FS|SQUASHFS|F2FS_FS|TEST_FAULTFS|EXT4_FS|NLS_UTF8)=/s/=y$/=m/' >"$out.config"
 	build_kernel um "$config" "$linux" "$out" "$file" '' "$out.config" || { not_ok "$config: does not link: see $file"; return; }
 	expect "$config: unloading: see $file.unload" run_for 1200 "$config: load and unload" "$file.unload" \
 		"$repo/scripts/vm" --kernel "$out/linux" --no-modules -- "$repo/scripts/guest/unload" "$out"

@@ -14,7 +14,7 @@
 
 /* A name that nothing else in the kernel log has. */
 #define IMAGE_NAME	"loop_config_image"
-#define IMAGE		WOFS "/" IMAGE_NAME
+#define IMAGE		FAULTFS "/" IMAGE_NAME
 #define SIZE		MIB(1)
 
 #define OLD		1
@@ -145,7 +145,7 @@ TEST_F(refused, then_usable)
 	check_device(_metadata, &self->lo, SIZE, OLD);
 }
 
-/* A device on a file of wofs. */
+/* A device on a file of faultfs. */
 FIXTURE(config) {
 	struct loop lo;
 	int file;
@@ -156,17 +156,17 @@ FIXTURE_SETUP(config)
 	self->lo.fd = -1;
 	self->file = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, "io=iter"))
+	    mount_faultfs(_metadata, FAULTFS, "io=iter"))
 		return;
 	self->file = make_image(_metadata, IMAGE, SIZE, OLD, O_RDWR);
 }
 
 FIXTURE_TEARDOWN(config)
 {
-	EXPECT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	EXPECT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	EXPECT_EQ(loop_detach(&self->lo), 0);
 	close(self->file);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 }
 
 static int config_attach(FIXTURE_DATA(config) * self, struct loop_args args)
@@ -203,10 +203,10 @@ TEST_F(config, block_size)
 TEST_F(config, set_capacity_getattr)
 {
 	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=getattr"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio,fail_op=getattr"), 0);
 	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_CAPACITY), -1);
 	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_CAPACITY), 0);
 	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE);
 }
@@ -218,10 +218,10 @@ TEST_F(config, set_status_getattr)
 	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
 	ASSERT_EQ(loop_status(&self->lo, &info), 0);
 	info.lo_sizelimit = SIZE / 2;
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=getattr"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio,fail_op=getattr"), 0);
 	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_STATUS64, &info), -1);
 	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	EXPECT_EQ(ioctl(self->lo.fd, LOOP_SET_STATUS64, &info), 0);
 	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE / 2);
 }
@@ -249,27 +249,28 @@ TEST_F(config, set_status_size)
 
 TEST_F(config, configure_getattr)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=getattr"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio,fail_op=getattr"), 0);
 	EXPECT_EQ(config_attach(self, (struct loop_args){}), -EIO);
 	EXPECT_FALSE(loop_bound(&self->lo));
 }
 
 TEST_F(config, change_fd_getattr)
 {
-	const char *dir = BASE "/other", *failing[] = { WOFS, dir };
+	const char *dir = BASE "/other", *failing[] = { FAULTFS, dir };
 	struct loop_args args = { .flags = LO_FLAGS_READ_ONLY };
 	int fd;
 
-	ASSERT_EQ(mount_wofs(_metadata, dir, "io=iter"), 0);
+	ASSERT_EQ(mount_faultfs(_metadata, dir, "io=iter"), 0);
 	fd = make_image(_metadata, BASE "/other/image", SIZE, NEW, O_RDONLY);
 	ASSERT_EQ(config_attach(self, args), 0);
 	/* of the file that is bound, and of the other */
 	for (int i = 0; i < 2; i++) {
-		ASSERT_EQ(remount_wofs(failing[i], "fail=eio,fail_op=getattr"),
+		ASSERT_EQ(remount_faultfs(failing[i],
+					  "fail=eio,fail_op=getattr"),
 			  0);
 		EXPECT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, fd), -1);
 		EXPECT_EQ(errno, EIO);
-		ASSERT_EQ(remount_wofs(failing[i], "fail=none"), 0);
+		ASSERT_EQ(remount_faultfs(failing[i], "fail=none"), 0);
 		check_device(_metadata, &self->lo, SIZE, OLD);
 	}
 	ASSERT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, fd), 0);
@@ -282,7 +283,7 @@ TEST_F(config, change_fd_getattr)
 /* So does FUSE for a file that another user has opened. */
 TEST_F(config, getattr_eacces)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eacces,fail_op=getattr"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eacces,fail_op=getattr"), 0);
 	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
 	EXPECT_EQ(device_size(self->lo.fd), (long long)SIZE);
 	ASSERT_EQ(ftruncate(self->file, 2 * SIZE), 0);
@@ -318,24 +319,24 @@ TEST_F(config, dsync)
 	long long before, data;
 
 	ASSERT_EQ(attach_opened(self, O_RDWR), 0);
-	before = wofs_calls(WOFS, "fsync");
+	before = faultfs_calls(FAULTFS, "fsync");
 	write_device(_metadata, &self->lo, KIB(4), NEW);
-	EXPECT_EQ(wofs_calls(WOFS, "fsync"), before);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "fsync"), before);
 	ASSERT_EQ(loop_detach(&self->lo), 0);
 
 	ASSERT_EQ(attach_opened(self, O_RDWR | O_DSYNC), 0);
-	before = wofs_calls(WOFS, "datasync");
+	before = faultfs_calls(FAULTFS, "datasync");
 	write_device(_metadata, &self->lo, KIB(4), NEW);
-	EXPECT_GT(wofs_calls(WOFS, "datasync"), before);
+	EXPECT_GT(faultfs_calls(FAULTFS, "datasync"), before);
 	ASSERT_EQ(loop_detach(&self->lo), 0);
 
 	/* the metadata, too */
 	ASSERT_EQ(attach_opened(self, O_RDWR | O_SYNC), 0);
-	before = wofs_calls(WOFS, "fsync");
-	data = wofs_calls(WOFS, "datasync");
+	before = faultfs_calls(FAULTFS, "fsync");
+	data = faultfs_calls(FAULTFS, "datasync");
 	write_device(_metadata, &self->lo, KIB(4), NEW);
-	EXPECT_GT(wofs_calls(WOFS, "fsync"), before);
-	EXPECT_EQ(wofs_calls(WOFS, "datasync"), data);
+	EXPECT_GT(faultfs_calls(FAULTFS, "fsync"), before);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "datasync"), data);
 }
 
 /* statx() says that the file has no direct I/O, open() does not know. */
@@ -344,11 +345,11 @@ TEST_F(config, no_dio_alignment)
 	struct loop_args args = { .flags = LO_FLAGS_DIRECT_IO };
 	struct loop_info64 info;
 
-	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "dio_align=512"), 0);
 	close(self->file);
 	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->file, 0);
-	ASSERT_EQ(remount_wofs(WOFS, "dio_align=0"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "dio_align=0"), 0);
 	ASSERT_EQ(config_attach(self, args), 0);
 	ASSERT_EQ(loop_status(&self->lo, &info), 0);
 	EXPECT_FALSE(info.lo_flags & LO_FLAGS_DIRECT_IO);
@@ -382,7 +383,8 @@ TEST_F(config, no_statx_dioalign)
 /* Memory is aligned for direct I/O while the device does it. */
 TEST_F(config, dma_alignment)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512,dio_mem_align=1024"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "dio_align=512,dio_mem_align=1024"),
+		  0);
 	ASSERT_EQ(attach_opened(self, O_RDWR), 0);
 	EXPECT_EQ(loop_attr(&self->lo, "queue/dma_alignment"), SECTOR - 1);
 	ASSERT_EQ(ioctl(self->lo.fd, LOOP_SET_DIRECT_IO, 1), 0);
@@ -395,7 +397,7 @@ TEST_F(config, dma_alignment)
 /* The smallest block that direct I/O can transfer, if the device does it. */
 TEST_F(config, default_block_size)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "dio_align=4096"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "dio_align=4096"), 0);
 	ASSERT_EQ(attach_opened(self, O_RDWR), 0);
 	EXPECT_EQ(loop_attr(&self->lo, "queue/logical_block_size"), SECTOR);
 	ASSERT_EQ(loop_detach(&self->lo), 0);
@@ -412,23 +414,23 @@ TEST_F(config, gfp_mask)
 {
 	const long page = sysconf(_SC_PAGESIZE);
 	struct loop_args args = { .block_size = 3 };
-	int fd = make_file(WOFS "/empty", 8 * page);
+	int fd = make_file(FAULTFS "/empty", 8 * page);
 
 	ASSERT_GE(fd, 0);
 	close(self->file);
 	self->file = fd;
 	ASSERT_EQ(pwrite(fd, "x", 1, 0), 1);
-	EXPECT_EQ(wofs_calls(WOFS, "noio"), 0);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "noio"), 0);
 	EXPECT_EQ(config_attach(self, args), -EINVAL);
 	ASSERT_EQ(pwrite(fd, "x", 1, page), 1);
-	EXPECT_EQ(wofs_calls(WOFS, "noio"), 0);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "noio"), 0);
 	args.block_size = 0;
 	ASSERT_EQ(config_attach(self, args), 0);
 	ASSERT_EQ(pwrite(fd, "x", 1, 2 * page), 1);
-	EXPECT_EQ(wofs_calls(WOFS, "noio"), 1);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "noio"), 1);
 	ASSERT_EQ(loop_detach(&self->lo), 0);
 	ASSERT_EQ(pwrite(fd, "x", 1, 3 * page), 1);
-	EXPECT_EQ(wofs_calls(WOFS, "noio"), 1);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "noio"), 1);
 }
 
 /* It has no size, and that is not an error. */
@@ -436,7 +438,7 @@ TEST_F(config, empty_file)
 {
 	struct loop_info64 info;
 	struct stat st;
-	int other = make_file(WOFS "/other", 0);
+	int other = make_file(FAULTFS "/other", 0);
 
 	ASSERT_GE(other, 0);
 	ASSERT_EQ(config_attach(self, (struct loop_args){
@@ -465,7 +467,7 @@ TEST_F(config, empty_file)
 
 TEST_F(config, change_fd_of_another_size)
 {
-	int other = make_file(WOFS "/other", SIZE - SECTOR);
+	int other = make_file(FAULTFS "/other", SIZE - SECTOR);
 
 	ASSERT_GE(other, 0);
 	ASSERT_EQ(config_attach(self, (struct loop_args){
@@ -499,7 +501,7 @@ TEST_F(config, set_capacity)
  */
 TEST_F(config, change_fd_alignment)
 {
-	const char *dir = BASE "/wofs4k";
+	const char *dir = BASE "/faultfs4k";
 	char *buf = alloc_pages(KIB(8));
 	struct loop_info64 info;
 	struct statx stx;
@@ -507,11 +509,11 @@ TEST_F(config, change_fd_alignment)
 
 	ASSERT_NE(buf, NULL);
 	close(self->file);
-	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "dio_align=512"), 0);
 	self->file = open(IMAGE, O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(self->file, 0);
-	ASSERT_EQ(mount_wofs(_metadata, dir, "io=iter,dio_align=4096"), 0);
-	fd = make_image(_metadata, BASE "/wofs4k/image", SIZE, NEW,
+	ASSERT_EQ(mount_faultfs(_metadata, dir, "io=iter,dio_align=4096"), 0);
+	fd = make_image(_metadata, BASE "/faultfs4k/image", SIZE, NEW,
 			O_RDONLY | O_DIRECT);
 
 	ASSERT_EQ(config_attach(self, (struct loop_args){
@@ -543,7 +545,7 @@ TEST_F(config, change_fd_alignment)
 TEST_F(config, no_read_method)
 {
 	close(self->file);
-	ASSERT_EQ(remount_wofs(WOFS, "io=noread"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "io=noread"), 0);
 	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->file, 0);
 	ASSERT_EQ(config_attach(self, (struct loop_args){}), -EINVAL);
@@ -567,7 +569,7 @@ static void check_read_only(struct __test_metadata *_metadata,
 TEST_F(config, no_write_method)
 {
 	close(self->file);
-	ASSERT_EQ(remount_wofs(WOFS, "io=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "io=none"), 0);
 	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
 	ASSERT_GE(self->file, 0);
 	ASSERT_EQ(config_attach(self, (struct loop_args){}), 0);
@@ -578,7 +580,7 @@ TEST_F(config, read_only_mount)
 {
 	close(self->file);
 	ASSERT_EQ(mkdir(BASE "/ro", 0755), 0);
-	ASSERT_EQ(mount(WOFS, BASE "/ro", NULL, MS_BIND, NULL), 0);
+	ASSERT_EQ(mount(FAULTFS, BASE "/ro", NULL, MS_BIND, NULL), 0);
 	ASSERT_EQ(mount(NULL, BASE "/ro", NULL,
 			MS_REMOUNT | MS_BIND | MS_RDONLY, NULL), 0);
 	ASSERT_EQ(open(BASE "/ro/" IMAGE_NAME, O_RDWR | O_CLOEXEC), -1);
@@ -676,7 +678,7 @@ static void *read_backing_file(void *arg)
 		 lo->nr);
 	/* The attribute is empty or gone once the device is detached. */
 	while (!read_text(path, name, sizeof(name)) && *name)
-		if (strcmp(name, IMAGE) && strcmp(name, WOFS "/other"))
+		if (strcmp(name, IMAGE) && strcmp(name, FAULTFS "/other"))
 			return strdup(name);
 	return NULL;
 }
@@ -688,7 +690,7 @@ TEST_F_TIMEOUT(config, change_fd_backing_file, 60)
 	pthread_t reader;
 	void *other;
 
-	fd = make_image(_metadata, WOFS "/other", SIZE, OLD, O_RDONLY);
+	fd = make_image(_metadata, FAULTFS "/other", SIZE, OLD, O_RDONLY);
 	close(fd);
 	ASSERT_EQ(config_attach(self, (struct loop_args){
 			.flags = LO_FLAGS_READ_ONLY,
@@ -697,7 +699,8 @@ TEST_F_TIMEOUT(config, change_fd_backing_file, 60)
 		  0);
 	for (int i = 0; i < 100; i++) {
 		/* opened for this, so that the device has the last reference */
-		fd = open(i % 2 ? IMAGE : WOFS "/other", O_RDONLY | O_CLOEXEC);
+		fd = open(i % 2 ? IMAGE : FAULTFS "/other",
+			  O_RDONLY | O_CLOEXEC);
 		ASSERT_GE(fd, 0);
 		ASSERT_EQ(ioctl(self->lo.fd, LOOP_CHANGE_FD, fd), 0);
 		close(fd);

@@ -23,7 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/statvfs.h>
 
-#define IMAGE		WOFS "/image"
+#define IMAGE		FAULTFS "/image"
 #define MNT		BASE "/mnt"
 
 /* A filesystem that has not done it by then never will. */
@@ -46,7 +46,7 @@ static __u64 test_seed(void)
 	ASSERT_EQ(0, __status);						\
 } while (0)
 
-/* ext4 on a loop device on a file of wofs */
+/* ext4 on a loop device on a file of faultfs */
 FIXTURE(ext4)
 {
 	struct loop loop;
@@ -54,7 +54,7 @@ FIXTURE(ext4)
 
 FIXTURE_VARIANT(ext4)
 {
-	const char *options;	/* of wofs */
+	const char *options;	/* of faultfs */
 	bool direct;
 	unsigned int limit;	/* for short transfers, bytes */
 };
@@ -139,7 +139,7 @@ FIXTURE_SETUP(ext4)
 {
 	self->loop.fd = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	ASSERT_EQ(0, mkdir(MNT, 0755));
 	if (!have_program("mkfs.ext4") || !have_program("e2fsck"))
@@ -150,7 +150,7 @@ FIXTURE_TEARDOWN(ext4)
 {
 	umount2(MNT, MNT_DETACH);
 	loop_detach(&self->loop);
-	EXPECT_EQ(0, umount_soon(WOFS));
+	EXPECT_EQ(0, umount_soon(FAULTFS));
 }
 
 /*
@@ -360,7 +360,7 @@ static void copy_tree(struct __test_metadata *_metadata, struct loop *loop,
 		SKIP(return, "no tree to copy, see LOOP_TEST_TREE");
 	if (make_ext4(_metadata, loop, direct, MIB(512)))
 		return;
-	ASSERT_EQ(0, remount_wofs(WOFS, "short=%u", limit));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "short=%u", limit));
 	mount_ext4(_metadata, loop);
 	files = walk_tree(_metadata, tree, max, false);
 	ASSERT_GT(files, 0);
@@ -449,7 +449,7 @@ TEST_F_TIMEOUT(ext4, shared_mapping, DEADLINE + 30)
 
 	if (make_ext4(_metadata, &self->loop, variant->direct, MIB(64)))
 		return;
-	ASSERT_EQ(0, remount_wofs(WOFS, "short=%u", variant->limit));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "short=%u", variant->limit));
 	mount_ext4(_metadata, &self->loop);
 	fd = make_file(MNT "/mapped", MMAP_SIZE);
 	ASSERT_GE(fd, 0);
@@ -482,7 +482,7 @@ TEST_F_TIMEOUT(ext4, shared_mapping, DEADLINE + 30)
 	umount_ext4(_metadata);
 }
 
-/* Copy what a file of wofs holds; another file because the first is cut off. */
+/* Copy what a file of faultfs holds: the first is cut off. */
 static void copy_image(struct __test_metadata *_metadata, const char *to)
 {
 	static char buf[KIB(64)], zero[KIB(64)];
@@ -525,17 +525,18 @@ TEST_F_TIMEOUT(ext4, power_cut, 600)
 			return;
 		mount_ext4(_metadata, &self->loop);
 		cut = 1 + rnd(&seed) % 1000;
-		ASSERT_EQ(0, remount_wofs(WOFS, "cut=%u", cut));
+		ASSERT_EQ(0, remount_faultfs(FAULTFS, "cut=%u", cut));
 		err = write_files(&files);
 		/* or there were fewer writes than that */
 		ASSERT_TRUE(!err || err == -EIO || err == -EROFS)
 			TH_LOG("after %u writes: %s", cut, strerror(-err));
 		umount_ext4(_metadata);
 		ASSERT_EQ(0, loop_detach(&self->loop));
-		ASSERT_EQ(0, remount_wofs(WOFS, "cut=0"));
+		ASSERT_EQ(0, remount_faultfs(FAULTFS, "cut=0"));
 
-		copy_image(_metadata, WOFS "/copy");
-		attach(_metadata, &self->loop, WOFS "/copy", variant->direct);
+		copy_image(_metadata, FAULTFS "/copy");
+		attach(_metadata, &self->loop, FAULTFS "/copy",
+		       variant->direct);
 		if (i % 2)
 			ASSERT_LE(run("e2fsck -f -y %s", self->loop.dev), 1);
 		mount_ext4(_metadata, &self->loop);
@@ -543,7 +544,7 @@ TEST_F_TIMEOUT(ext4, power_cut, 600)
 		umount_ext4(_metadata);
 		check_ext4(_metadata, &self->loop);
 		ASSERT_EQ(0, loop_detach(&self->loop));
-		ASSERT_EQ(0, unlink(WOFS "/copy"));
+		ASSERT_EQ(0, unlink(FAULTFS "/copy"));
 		ksft_print_msg("cut after %u writes: %u files synced, of %u\n",
 			       cut, checked, files.nr);
 	}
@@ -560,7 +561,8 @@ TEST_F_TIMEOUT(ext4, enospc, DEADLINE)
 	if (make_ext4(_metadata, &self->loop, variant->direct, MIB(64)))
 		return;
 	mount_ext4(_metadata, &self->loop);
-	ASSERT_EQ(0, remount_wofs(WOFS, "fail=enospc,fail_at=%zu", MIB(40)));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "fail=enospc,fail_at=%zu",
+				     MIB(40)));
 	err = write_files(&files);
 	ASSERT_TRUE(err == -ENOSPC || err == -EIO)
 		TH_LOG("file %u: %s", files.nr, strerror(-err));
@@ -568,7 +570,7 @@ TEST_F_TIMEOUT(ext4, enospc, DEADLINE)
 	ASSERT_GT(st.f_bavail * st.f_frsize, MIB(8))
 		TH_LOG("it is ext4 that is full");
 	umount_ext4(_metadata);
-	ASSERT_EQ(0, remount_wofs(WOFS, "fail=none"));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "fail=none"));
 
 	ASSERT_EQ(0, ioctl(self->loop.fd, BLKFLSBUF));
 	ASSERT_LE(run("e2fsck -f -y %s", self->loop.dev), 1);
@@ -653,7 +655,7 @@ TEST_F_TIMEOUT(ext4, memory_cgroup, DEADLINE + 60)
 
 	if (make_ext4(_metadata, &self->loop, variant->direct, MIB(256)))
 		return;
-	ASSERT_EQ(0, remount_wofs(WOFS, "short=%u", variant->limit));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "short=%u", variant->limit));
 	mount_ext4(_metadata, &self->loop);
 
 	snprintf(dir, sizeof(dir), CGROUPS "/loop_fs_test.%d", getpid());
@@ -700,7 +702,7 @@ static const char * const fail_values[][2] = {
 /*
  * Loop and the block layer below a filesystem have to get along without the
  * memory that they cannot wait for. An allocation that may sleep is left alone:
- * when one of wofs or of this program fails, an error is right.
+ * when one of faultfs or of this program fails, an error is right.
  */
 TEST_F_TIMEOUT(ext4, fail_page_alloc, DEADLINE + 60)
 {
@@ -788,7 +790,7 @@ TEST_F_TIMEOUT(ext4, freeze, DEADLINE)
 	undo = undo_later(_metadata, thaw, &lower);
 	ASSERT_EQ(0, ioctl(lower, FIFREEZE, 0))
 		TH_LOG("FIFREEZE: %s", strerror(errno));
-	calls = wofs_calls(WOFS, "write_bytes");
+	calls = faultfs_calls(FAULTFS, "write_bytes");
 	pid = fork();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
@@ -800,7 +802,7 @@ TEST_F_TIMEOUT(ext4, freeze, DEADLINE)
 	ASSERT_TRUE(wait_for(writes_in_flight(&upper), SOON));
 	ASSERT_FALSE(wait_child(pid, &status, 0.5))
 		TH_LOG("written while frozen, status %#x", status);
-	ASSERT_EQ(calls, wofs_calls(WOFS, "write_bytes"));
+	ASSERT_EQ(calls, faultfs_calls(FAULTFS, "write_bytes"));
 
 	undo_now(_metadata, undo);
 	ASSERT_TRUE(wait_child(pid, &status, DEADLINE / 2));
@@ -867,7 +869,7 @@ TEST_F_TIMEOUT(ext4, dm_crypt, DEADLINE)
 	close(fd);
 	if (attach(_metadata, &self->loop, IMAGE, variant->direct))
 		return;
-	ASSERT_EQ(0, remount_wofs(WOFS, "short=%u", variant->limit));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "short=%u", variant->limit));
 	plain = alloc_pages(CRYPT_SIZE);
 	buf = alloc_pages(CRYPT_SIZE);
 	ASSERT_TRUE(plain && buf);
@@ -919,7 +921,7 @@ FIXTURE(root_on_ntfs)
 FIXTURE_VARIANT(root_on_ntfs)
 {
 	const char *type;
-	const char *options;	/* of wofs */
+	const char *options;	/* of faultfs */
 };
 
 FIXTURE_VARIANT_ADD(root_on_ntfs, ntfs)
@@ -954,7 +956,7 @@ FIXTURE_SETUP(root_on_ntfs)
 	self->ntfs.fd = -1;
 	self->root.fd = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	ASSERT_EQ(0, mkdir(MNT, 0755));
 	ASSERT_EQ(0, mkdir(NTFS, 0755));
@@ -968,7 +970,7 @@ FIXTURE_SETUP(root_on_ntfs)
 	close(fd);
 	if (attach(_metadata, &self->ntfs, IMAGE, false))
 		return;
-	ASSERT_EQ(0, remount_wofs(WOFS, "short=7001"));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "short=7001"));
 	RUN("mkntfs -q -Q -F %s", self->ntfs.dev);
 	if (mount(self->ntfs.dev, NTFS, variant->type, 0, NULL)) {
 		ASSERT_EQ(ENODEV, errno)
@@ -983,7 +985,7 @@ FIXTURE_TEARDOWN(root_on_ntfs)
 	loop_detach(&self->root);
 	umount2(NTFS, MNT_DETACH);
 	loop_detach(&self->ntfs);
-	EXPECT_EQ(0, umount_soon(WOFS));
+	EXPECT_EQ(0, umount_soon(FAULTFS));
 }
 
 static void mount_root(struct __test_metadata *_metadata, struct loop *root)

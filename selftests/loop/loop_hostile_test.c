@@ -36,7 +36,7 @@
 /* The first of DEVICES that did not exist before; far above those in use */
 static unsigned int first_device = 4000;
 
-static const char * const wofs_io[] = {
+static const char * const faultfs_io[] = {
 	"iter", "write", "mixed", "none", "read", "noread",
 };
 
@@ -140,17 +140,17 @@ static void open_files(struct fuzzer *f)
 	char path[64];
 	int fds[2];
 
-	for (unsigned int i = 0; i < ARRAY_SIZE(wofs_io); i++) {
-		snprintf(path, sizeof(path), BASE "/%s/image", wofs_io[i]);
+	for (unsigned int i = 0; i < ARRAY_SIZE(faultfs_io); i++) {
+		snprintf(path, sizeof(path), BASE "/%s/image", faultfs_io[i]);
 		add_path(f, path, O_RDWR);
-		if (!strcmp(wofs_io[i], "write") ||
-		    !strcmp(wofs_io[i], "iter")) {
+		if (!strcmp(faultfs_io[i], "write") ||
+		    !strcmp(faultfs_io[i], "iter")) {
 			add_path(f, path, O_RDONLY);
 			add_path(f, path, O_WRONLY);
 			add_path(f, path, O_RDWR | O_APPEND);
 			add_path(f, path, O_PATH);
 			snprintf(path, sizeof(path), BASE "/%s/protected",
-				 wofs_io[i]);
+				 faultfs_io[i]);
 			add_path(f, path, O_RDONLY);
 		}
 	}
@@ -366,19 +366,19 @@ static int fuzz_files(struct fuzzer *f, int fd)
 	char dir[64];
 
 	snprintf(dir, sizeof(dir), BASE "/%s",
-		 wofs_io[below(f, ARRAY_SIZE(wofs_io))]);
+		 faultfs_io[below(f, ARRAY_SIZE(faultfs_io))]);
 	switch (below(f, 4)) {
 	case 0:
 		return ftruncate(f->file[0], number(f) % (2 * FILE_SIZE));
 	case 1:
 		/* a few bytes at a time would be taken for something hanging */
-		return remount_wofs(dir, "short=%u",
-				    one_in(f, 2) ? 0 : 64 + below(f, 8192));
+		return remount_faultfs(dir, "short=%u",
+				       one_in(f, 2) ? 0 : 64 + below(f, 8192));
 	default:
-		return remount_wofs(dir, "fail=%s,fail_op=%s,fail_at=%u",
-				    fail[one_in(f, 3) ? below(f, 4) : 0],
-				    op[below(f, ARRAY_SIZE(op))],
-				    below(f, FILE_SIZE));
+		return remount_faultfs(dir, "fail=%s,fail_op=%s,fail_at=%u",
+				       fail[one_in(f, 3) ? below(f, 4) : 0],
+				       op[below(f, ARRAY_SIZE(op))],
+				       below(f, FILE_SIZE));
 	}
 }
 
@@ -509,10 +509,10 @@ FIXTURE_SETUP(fuzz)
 
 	if (private_mounts(_metadata))
 		return;
-	for (unsigned int i = 0; i < ARRAY_SIZE(wofs_io); i++) {
-		snprintf(path, sizeof(path), BASE "/%s", wofs_io[i]);
-		snprintf(options, sizeof(options), "io=%s", wofs_io[i]);
-		if (mount_wofs(_metadata, path, options))
+	for (unsigned int i = 0; i < ARRAY_SIZE(faultfs_io); i++) {
+		snprintf(path, sizeof(path), BASE "/%s", faultfs_io[i]);
+		snprintf(options, sizeof(options), "io=%s", faultfs_io[i]);
+		if (mount_faultfs(_metadata, path, options))
 			return;
 		strcat(path, "/image");
 		fd = make_file(path, FILE_SIZE);
@@ -556,8 +556,8 @@ FIXTURE_TEARDOWN(fuzz)
 	EXPECT_EQ(waitpid(self->cleaner, &status, 0), self->cleaner);
 	EXPECT_EQ(status, 0)
 		TH_LOG("%d devices are still in use", WEXITSTATUS(status));
-	for (unsigned int i = 0; i < ARRAY_SIZE(wofs_io); i++) {
-		snprintf(path, sizeof(path), BASE "/%s", wofs_io[i]);
+	for (unsigned int i = 0; i < ARRAY_SIZE(faultfs_io); i++) {
+		snprintf(path, sizeof(path), BASE "/%s", faultfs_io[i]);
 		EXPECT_EQ(umount_soon(path), 0)
 			TH_LOG("%s: a file is still in use", path);
 	}
@@ -622,9 +622,9 @@ TEST_F_TIMEOUT(fuzz, ioctls, 4 * 3600)
 	EXPECT_GT(self->shared->configured, calls / 1000);
 	EXPECT_GT(self->shared->transfers, calls / 1000);
 	EXPECT_EQ(verify_protected(BASE "/protected"), -1);
-	remount_wofs(BASE "/iter", "fail=none,short=0");
+	remount_faultfs(BASE "/iter", "fail=none,short=0");
 	EXPECT_EQ(verify_protected(BASE "/iter/protected"), -1);
-	remount_wofs(BASE "/write", "fail=none,short=0");
+	remount_faultfs(BASE "/write", "fail=none,short=0");
 	EXPECT_EQ(verify_protected(BASE "/write/protected"), -1);
 }
 
@@ -657,7 +657,7 @@ static int attach_protected(FIXTURE_DATA(rights) * self, int mode, int flags)
 {
 	struct loop_args args = { .mode = mode };
 
-	self->file = open(WOFS "/protected", flags | O_CLOEXEC);
+	self->file = open(FAULTFS "/protected", flags | O_CLOEXEC);
 	if (self->file < 0)
 		return -errno;
 	args.file = self->file;
@@ -671,11 +671,11 @@ FIXTURE_SETUP(rights)
 	self->lo.fd = -1;
 	self->file = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	self->buf = alloc_pages(MIB(1));
 	ASSERT_NE(self->buf, NULL);
-	ASSERT_EQ(make_protected(WOFS "/protected"), 0);
+	ASSERT_EQ(make_protected(FAULTFS "/protected"), 0);
 	err = attach_protected(self, O_RDWR, O_RDWR);
 	if (err == -EINVAL && variant->window && no_user_window())
 		SKIP_NO_USER_WINDOW(return);
@@ -688,7 +688,7 @@ FIXTURE_TEARDOWN(rights)
 {
 	EXPECT_EQ(loop_detach(&self->lo), 0);
 	close(self->file);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 }
 
 /* Try everything that could make a device of it that writes. */
@@ -711,9 +711,9 @@ TEST_F(rights, file_open_for_reading_is_not_written)
 	EXPECT_EQ(ioctl(self->lo.fd, BLKDISCARD, range), -1);
 	EXPECT_EQ(errno, EOPNOTSUPP);
 	EXPECT_EQ(fsync(self->lo.fd), 0);
-	EXPECT_EQ(wofs_calls(WOFS, "fallocate"), 0);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "fallocate"), 0);
 	EXPECT_EQ(loop_detach(&self->lo), 0);
-	EXPECT_EQ(verify_protected(WOFS "/protected"), -1);
+	EXPECT_EQ(verify_protected(FAULTFS "/protected"), -1);
 }
 
 /* The same for a device that was open for reading when it was bound. */
@@ -730,7 +730,7 @@ TEST_F(rights, device_open_for_reading_is_not_written)
 	EXPECT_EQ(fsync(fd), 0);
 	close(fd);
 	EXPECT_EQ(loop_detach(&self->lo), 0);
-	EXPECT_EQ(verify_protected(WOFS "/protected"), -1);
+	EXPECT_EQ(verify_protected(FAULTFS "/protected"), -1);
 }
 
 /* A file that is only open for writing cannot be read through loop. */
@@ -818,7 +818,7 @@ TEST_F(rights, worker_is_not_visible)
 	DIR *dir;
 
 	ASSERT_EQ(attach_protected(self, O_RDWR, O_RDWR), 0);
-	ASSERT_EQ(remount_wofs(WOFS, "delay=3000"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "delay=3000"), 0);
 	fd = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
 	ASSERT_EQ(pthread_create(&thread, NULL, write_slowly, &fd), 0);
@@ -843,7 +843,7 @@ TEST_F(rights, worker_is_not_visible)
 	ASSERT_EQ(pthread_join(thread, &ret), 0);
 	EXPECT_EQ(*(ssize_t *)ret, 4096);
 	close(fd);
-	ASSERT_EQ(remount_wofs(WOFS, "delay=0"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "delay=0"), 0);
 }
 
 /* --- files that are something else ---------------------------------------- */

@@ -11,7 +11,7 @@
 
 #include "loop_test.h"
 
-#define IMAGE		WOFS "/image"
+#define IMAGE		FAULTFS "/image"
 #define SIZE		MIB(4)
 
 /* Seeds of what the image holds at first, and of what is written then. */
@@ -27,7 +27,7 @@ FIXTURE(io) {
 };
 
 FIXTURE_VARIANT(io) {
-	const char *options;		/* of wofs */
+	const char *options;		/* of faultfs */
 	bool direct;			/* loop does direct I/O */
 	bool window;			/* the file has no iter methods */
 };
@@ -151,7 +151,7 @@ FIXTURE_SETUP(io)
 	self->file = -1;
 	self->direct = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	self->shadow = alloc_pages(SIZE);
 	self->buf = alloc_pages(SIZE);
@@ -170,9 +170,9 @@ FIXTURE_SETUP(io)
 
 FIXTURE_TEARDOWN(io)
 {
-	EXPECT_EQ(remount_wofs(WOFS, "fail=none,short=0,delay=0"), 0);
+	EXPECT_EQ(remount_faultfs(FAULTFS, "fail=none,short=0,delay=0"), 0);
 	EXPECT_EQ(detach(self), 0);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 	free(self->shadow);
 	free(self->buf);
 }
@@ -441,22 +441,22 @@ TEST_F(io, overlapping_writers)
 
 TEST_F(io, flush)
 {
-	long long before = wofs_calls(WOFS, "fsync");
+	long long before = faultfs_calls(FAULTFS, "fsync");
 
 	ASSERT_GE(before, 0);
 	pattern_fill(self->shadow, KIB(64), 0, NEW);
 	ASSERT_EQ(pwrite(self->lo.fd, self->shadow, KIB(64), 0),
 		  (ssize_t)KIB(64));
 	ASSERT_EQ(fsync(self->lo.fd), 0);
-	ASSERT_GT(wofs_calls(WOFS, "fsync"), before);
+	ASSERT_GT(faultfs_calls(FAULTFS, "fsync"), before);
 	check_image(_metadata, self);
 
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=fsync"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio,fail_op=fsync"), 0);
 	ASSERT_EQ(fsync(self->lo.fd), -1);
 	ASSERT_EQ(errno, EIO);
 	ASSERT_EQ(fdatasync(self->direct), -1);
 	ASSERT_EQ(errno, EIO);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	ASSERT_EQ(fsync(self->lo.fd), 0);
 }
 
@@ -481,10 +481,10 @@ TEST_F(io, short_write)
 		off_t pos = SECTOR * i;
 
 		pattern_fill(self->shadow + pos, len, pos, NEW + i);
-		ASSERT_EQ(remount_wofs(WOFS, "short=%u", shorts[i]), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "short=%u", shorts[i]), 0);
 		ASSERT_EQ(pwrite(self->direct, self->shadow + pos, len, pos),
 			  len);
-		ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "short=0"), 0);
 		read_image(_metadata, self->buf);
 		ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1)
 			TH_LOG("%u bytes at a time", shorts[i]);
@@ -497,7 +497,7 @@ TEST_F(io, short_read)
 		ssize_t len = short_len(shorts[i]);
 		off_t pos = SECTOR * i;
 
-		ASSERT_EQ(remount_wofs(WOFS, "short=%u", shorts[i]), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "short=%u", shorts[i]), 0);
 		memset(self->buf, 0, len);
 		ASSERT_EQ(pread(self->direct, self->buf, len, pos), len);
 		ASSERT_EQ(pattern_verify(self->buf, len, pos, OLD), -1)
@@ -518,7 +518,7 @@ TEST_F(io, odd_pieces)
 	nr = odd_pieces(iov, ARRAY_SIZE(iov), memory, len);
 	ASSERT_GT(nr, 0);
 	for (unsigned int i = 0; i < ARRAY_SIZE(limits); i++) {
-		ASSERT_EQ(remount_wofs(WOFS, "short=%u", limits[i]), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "short=%u", limits[i]), 0);
 		at = pos;
 		for (int j = 0; j < nr; j++) {
 			pattern_fill(iov[j].iov_base, iov[j].iov_len, at,
@@ -539,7 +539,7 @@ TEST_F(io, odd_pieces)
 				       limits[i]);
 			at += iov[j].iov_len;
 		}
-		ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "short=0"), 0);
 		check_image(_metadata, self);
 	}
 	free(memory);
@@ -594,7 +594,7 @@ TEST_F(io, merged_requests)
 		pieces[i].pos = pos + i * len;
 	}
 	for (unsigned int i = 0; i < ARRAY_SIZE(limits); i++) {
-		ASSERT_EQ(remount_wofs(WOFS, "short=%u", limits[i]), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "short=%u", limits[i]), 0);
 		for (unsigned int j = 0; j < ARRAY_SIZE(pieces); j++) {
 			pattern_fill(pieces[j].buf, len, pieces[j].pos,
 				     NEW + i);
@@ -619,7 +619,7 @@ TEST_F(io, merged_requests)
 				TH_LOG("piece %u, %u bytes at a time", j,
 				       limits[i]);
 		}
-		ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "short=0"), 0);
 		check_image(_metadata, self);
 	}
 	free(memory);
@@ -644,9 +644,10 @@ TEST_F(io, merged_errors)
 		pieces[i].pos = i * len;
 	}
 	for (int write = 0; write < 2; write++) {
-		ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=%s,fail_at=%zu",
-				       write ? "write" : "read",
-				       good * len + 100), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS,
+					  "fail=eio,fail_op=%s,fail_at=%zu",
+					  write ? "write" : "read",
+					  good * len + 100), 0);
 		before = merges(&self->lo);
 		ASSERT_EQ(rw_at_once(self->direct,
 				     write ? IOCB_CMD_PWRITE : IOCB_CMD_PREAD,
@@ -656,7 +657,7 @@ TEST_F(io, merged_errors)
 			ASSERT_EQ(pieces[i].ret, i < good ? (ssize_t)len : -EIO)
 				TH_LOG("piece %d", i);
 		}
-		ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	}
 	free(memory);
 }
@@ -664,19 +665,23 @@ TEST_F(io, merged_errors)
 /* What is transferred at once is one call. */
 TEST_F(io, one_call)
 {
-	long long before, direct = wofs_calls(WOFS, "direct");
+	long long before, direct = faultfs_calls(FAULTFS, "direct");
 
-	before = wofs_calls(WOFS, "write") + wofs_calls(WOFS, "write_iter");
+	before = faultfs_calls(FAULTFS, "write") +
+		 faultfs_calls(FAULTFS, "write_iter");
 	ASSERT_EQ(pwrite(self->direct, self->shadow, KIB(4), 0),
 		  (ssize_t)KIB(4));
-	ASSERT_EQ(wofs_calls(WOFS, "write") + wofs_calls(WOFS, "write_iter"),
+	ASSERT_EQ(faultfs_calls(FAULTFS, "write") +
+		  faultfs_calls(FAULTFS, "write_iter"),
 		  before + 1);
-	before = wofs_calls(WOFS, "read") + wofs_calls(WOFS, "read_iter");
+	before = faultfs_calls(FAULTFS, "read") +
+		 faultfs_calls(FAULTFS, "read_iter");
 	ASSERT_EQ(pread(self->direct, self->buf, KIB(4), 0), (ssize_t)KIB(4));
-	ASSERT_EQ(wofs_calls(WOFS, "read") + wofs_calls(WOFS, "read_iter"),
+	ASSERT_EQ(faultfs_calls(FAULTFS, "read") +
+		  faultfs_calls(FAULTFS, "read_iter"),
 		  before + 1);
 	ASSERT_EQ(pattern_verify(self->buf, KIB(4), 0, OLD), -1);
-	ASSERT_EQ(wofs_calls(WOFS, "direct"),
+	ASSERT_EQ(faultfs_calls(FAULTFS, "direct"),
 		  direct + (variant->direct ? 2 : 0));
 }
 
@@ -685,12 +690,12 @@ TEST_F(io, byte_by_byte)
 	off_t pos = 3 * SECTOR;
 
 	pattern_fill(self->shadow + pos, SECTOR, pos, NEW);
-	ASSERT_EQ(remount_wofs(WOFS, "short=1"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "short=1"), 0);
 	ASSERT_EQ(pwrite(self->direct, self->shadow + pos, SECTOR, pos),
 		  SECTOR);
 	ASSERT_EQ(pread(self->direct, self->buf, SECTOR, pos), SECTOR);
 	ASSERT_EQ(pattern_verify(self->buf, SECTOR, pos, NEW), -1);
-	ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "short=0"), 0);
 	check_image(_metadata, self);
 }
 
@@ -715,9 +720,10 @@ static void check_failing(struct __test_metadata *_metadata,
 		fill_image(_metadata, self, OLD);
 		pattern_fill(self->shadow, FAIL_LEN, 0, NEW);
 		memset(self->buf, 0x55, FAIL_LEN);
-		ASSERT_EQ(remount_wofs(WOFS, "fail=%s,fail_op=%s,fail_at=%lld",
-				       fail, write ? "write" : "read",
-				       (long long)at), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS,
+					  "fail=%s,fail_op=%s,fail_at=%lld",
+					  fail, write ? "write" : "read",
+					  (long long)at), 0);
 		do {
 			n = write ? pwrite(self->direct, self->shadow + done,
 					   FAIL_LEN - done, done) :
@@ -731,7 +737,7 @@ static void check_failing(struct __test_metadata *_metadata,
 		ASSERT_EQ(errno, error)
 			TH_LOG("%s at %lld", fail, (long long)at);
 		ASSERT_LE((off_t)done, at);
-		ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 
 		if (!write) {
 			ASSERT_EQ(pattern_verify(self->buf, done, 0, OLD), -1);
@@ -795,16 +801,16 @@ TEST_F(io, buffered_enospc)
 
 		fill_image(_metadata, self, OLD);
 		pattern_fill(self->shadow, FAIL_LEN, 0, NEW);
-		ASSERT_EQ(remount_wofs(WOFS,
-				       "fail=enospc,fail_op=write,fail_at=%lld",
-				       (long long)at), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS,
+					  "fail=enospc,fail_op=write,fail_at=%lld",
+					  (long long)at), 0);
 		ASSERT_EQ(pwrite(self->lo.fd, self->shadow, FAIL_LEN, 0),
 			  (ssize_t)FAIL_LEN);
 		ASSERT_EQ(fsync(self->lo.fd), -1)
 			TH_LOG("enospc at %lld: success", (long long)at);
 		/* buffer heads don't keep which error it was */
 		ASSERT_TRUE(errno == ENOSPC || errno == EIO);
-		ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+		ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 		read_image(_metadata, self->buf);
 		ASSERT_EQ(pattern_verify(self->buf + at, SIZE - at, at, OLD),
 			  -1);
@@ -844,7 +850,7 @@ TEST_F(io, many_in_flight)
 		pieces[i].buf = self->shadow + pieces[i].pos;
 		pattern_fill(pieces[i].buf, len, pieces[i].pos, NEW);
 	}
-	ASSERT_EQ(remount_wofs(WOFS, "delay=10"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "delay=10"), 0);
 	ASSERT_EQ(rw_at_once(self->direct, IOCB_CMD_PWRITE, pieces,
 			     ARRAY_SIZE(pieces)), (int)ARRAY_SIZE(pieces));
 	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++) {
@@ -856,7 +862,7 @@ TEST_F(io, many_in_flight)
 	for (unsigned int i = 0; i < ARRAY_SIZE(pieces); i++)
 		ASSERT_EQ(pattern_verify(pieces[i].buf, len, pieces[i].pos,
 					 NEW), -1);
-	ASSERT_EQ(remount_wofs(WOFS, "delay=0"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "delay=0"), 0);
 	check_image(_metadata, self);
 }
 
@@ -873,7 +879,7 @@ TEST_F(io, clear_while_writing)
 		.count = 64,
 	};
 	ASSERT_GE(w.fd, 0);
-	ASSERT_EQ(remount_wofs(WOFS, "delay=5"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "delay=5"), 0);
 	ASSERT_EQ(pthread_create(&w.thread, NULL, write_pattern, &w), 0);
 	EXPECT_TRUE(wait_for(__atomic_load_n(&w.done, __ATOMIC_SEQ_CST) > 3,
 			     SOON));
@@ -890,7 +896,7 @@ TEST_F(io, clear_while_writing)
 	close(w.fd);
 	EXPECT_TRUE(wait_for(!loop_bound(&self->lo), SOON));
 
-	ASSERT_EQ(remount_wofs(WOFS, "delay=0"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "delay=0"), 0);
 	pattern_fill(self->shadow, w.count * w.len, 0, NEW);
 	read_image(_metadata, self->buf);
 	ASSERT_EQ(find_difference(self->buf, self->shadow, SIZE), -1);
@@ -926,16 +932,16 @@ TEST_F(io, zeroout_unsupported)
 	ASSERT_EQ(loop_attr(&self->lo, "queue/write_zeroes_max_bytes"), 0);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
 	check_zeroed(_metadata, self);
-	ASSERT_EQ(wofs_calls(WOFS, "fallocate"), 0);
+	ASSERT_EQ(faultfs_calls(FAULTFS, "fallocate"), 0);
 }
 
 TEST_F(io, discard)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fallocate"), 0);
 	reattach(_metadata, self, variant, (struct loop_args){});
 	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN), 0);
-	ASSERT_GT(wofs_calls(WOFS, "fallocate"), 0);
+	ASSERT_GT(faultfs_calls(FAULTFS, "fallocate"), 0);
 	check_zeroed(_metadata, self);
 	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
 }
@@ -944,19 +950,19 @@ TEST_F(io, zeroout)
 {
 	long long writes;
 
-	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fallocate"), 0);
 	reattach(_metadata, self, variant, (struct loop_args){});
-	writes = wofs_calls(WOFS, "write_bytes");
+	writes = faultfs_calls(FAULTFS, "write_bytes");
 	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
-	ASSERT_GT(wofs_calls(WOFS, "fallocate"), 0);
-	ASSERT_EQ(wofs_calls(WOFS, "write_bytes"), writes);
+	ASSERT_GT(faultfs_calls(FAULTFS, "fallocate"), 0);
+	ASSERT_EQ(faultfs_calls(FAULTFS, "write_bytes"), writes);
 	check_zeroed(_metadata, self);
 }
 
 /* Whether a file can do it is known only after the first try. */
 TEST_F(io, discard_nopunch)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "fallocate,nopunch"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fallocate,nopunch"), 0);
 	reattach(_metadata, self, variant, (struct loop_args){});
 	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
 	/* the ioctl hides that one */
@@ -975,18 +981,18 @@ TEST_F(io, zeroout_nopunch)
 {
 	long long calls;
 
-	ASSERT_EQ(remount_wofs(WOFS, "fallocate,nopunch"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fallocate,nopunch"), 0);
 	reattach(_metadata, self, variant, (struct loop_args){});
 	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
 	check_zeroed(_metadata, self);
 	ASSERT_TRUE(wait_for(!loop_attr(&self->lo,
 					"queue/write_zeroes_max_bytes"), SOON));
 	/* and then it is not tried any more */
-	calls = wofs_calls(WOFS, "fallocate");
+	calls = faultfs_calls(FAULTFS, "fallocate");
 	ASSERT_GT(calls, 0);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS + ZERO_LEN,
 			     ZERO_LEN), 0);
-	ASSERT_EQ(wofs_calls(WOFS, "fallocate"), calls);
+	ASSERT_EQ(faultfs_calls(FAULTFS, "fallocate"), calls);
 }
 
 /*
@@ -999,7 +1005,7 @@ TEST_F(io, zeroout_nodiscard)
 	struct loop lo;
 	char path[64];
 
-	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fallocate"), 0);
 	reattach(_metadata, self, variant, (struct loop_args){});
 	ASSERT_EQ(loop_add(&lo, O_RDWR), 0);
 	ASSERT_EQ(loop_configure(lo.fd, &(struct loop_args){
@@ -1008,9 +1014,9 @@ TEST_F(io, zeroout_nodiscard)
 	snprintf(path, sizeof(path), "/sys/block/loop%d/queue/discard_max_bytes",
 		 lo.nr);
 	EXPECT_EQ(write_text(path, "0"), 0);
-	writes = wofs_calls(WOFS, "write_bytes");
+	writes = faultfs_calls(FAULTFS, "write_bytes");
 	EXPECT_EQ(zero_range(lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
-	EXPECT_EQ(wofs_calls(WOFS, "write_bytes"), writes);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "write_bytes"), writes);
 	ASSERT_EQ(loop_remove(&lo), 0);
 	check_zeroed(_metadata, self);
 }
@@ -1018,14 +1024,14 @@ TEST_F(io, zeroout_nodiscard)
 /* An error of ->fallocate() is not treated as "not supported". */
 TEST_F(io, zeroout_eio)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "fallocate"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fallocate"), 0);
 	reattach(_metadata, self, variant, (struct loop_args){});
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio,fail_op=fallocate"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio,fail_op=fallocate"), 0);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN),
 		  -EIO);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKDISCARD, ZERO_POS, ZERO_LEN),
 		  -EIO);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	ASSERT_GT(loop_attr(&self->lo, "queue/discard_max_bytes"), 0);
 	ASSERT_EQ(zero_range(self->lo.fd, BLKZEROOUT, ZERO_POS, ZERO_LEN), 0);
 	check_zeroed(_metadata, self);
@@ -1137,9 +1143,9 @@ FIXTURE(freeze) {
 	pid_t thaw;
 };
 
-static void thaw_wofs(const void *arg)
+static void thaw_faultfs(const void *arg)
 {
-	int fd = open(WOFS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = open(FAULTFS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	ioctl(fd, FITHAW, 0);
 	close(fd);
@@ -1152,15 +1158,15 @@ FIXTURE_SETUP(freeze)
 
 	self->lo.fd = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, "fallocate"))
+	    mount_faultfs(_metadata, FAULTFS, "fallocate"))
 		return;
 	args.file = make_file(IMAGE, SIZE);
 	ASSERT_GE(args.file, 0);
 	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
 	close(args.file);
-	fd = open(WOFS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = open(FAULTFS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
-	self->thaw = undo_later(_metadata, thaw_wofs, NULL);
+	self->thaw = undo_later(_metadata, thaw_faultfs, NULL);
 	ASSERT_EQ(ioctl(fd, FIFREEZE, 0), 0);
 	close(fd);
 }
@@ -1168,7 +1174,7 @@ FIXTURE_SETUP(freeze)
 FIXTURE_TEARDOWN(freeze)
 {
 	EXPECT_EQ(loop_detach(&self->lo), 0);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 }
 
 /* ->fallocate() is called when the filesystem has been thawed. */
@@ -1181,17 +1187,17 @@ static void check_waits(struct __test_metadata *_metadata,
 	ASSERT_GE(pid, 0);
 	if (!pid)
 		_exit(!!zero_range(self->lo.fd, request, 0, KIB(64)));
-	EXPECT_FALSE(wait_for(wofs_calls(WOFS, "fallocate") > 0, 0.3));
+	EXPECT_FALSE(wait_for(faultfs_calls(FAULTFS, "fallocate") > 0, 0.3));
 	undo_now(_metadata, self->thaw);
 	ASSERT_TRUE(wait_child(pid, &status, SOON));
 	EXPECT_EQ(status, 0);
-	EXPECT_GT(wofs_calls(WOFS, "fallocate"), 0);
+	EXPECT_GT(faultfs_calls(FAULTFS, "fallocate"), 0);
 
 	/* and it is no writer any more, for which the next freezer would wait */
 	pid = fork();
 	ASSERT_GE(pid, 0);
 	if (!pid) {
-		fd = open(WOFS, O_RDONLY | O_CLOEXEC);
+		fd = open(FAULTFS, O_RDONLY | O_CLOEXEC);
 		_exit(ioctl(fd, FIFREEZE, 0) || ioctl(fd, FITHAW, 0));
 	}
 	ASSERT_TRUE(wait_child(pid, &status, SOON));
@@ -1222,7 +1228,7 @@ FIXTURE_SETUP(stacked)
 	self->lower.fd = -1;
 	self->upper.fd = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, "fallocate"))
+	    mount_faultfs(_metadata, FAULTFS, "fallocate"))
 		return;
 	self->buf = alloc_pages(KIB(8));
 	ASSERT_NE(self->buf, NULL);
@@ -1241,7 +1247,7 @@ FIXTURE_TEARDOWN(stacked)
 	EXPECT_EQ(loop_detach(&self->upper), 0);
 	close(self->file);
 	EXPECT_EQ(loop_detach(&self->lower), 0);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 	free(self->buf);
 }
 
@@ -1295,9 +1301,9 @@ TEST_F(stacked, set_direct_io)
 	ASSERT_GE(direct, 0);
 	ASSERT_EQ(pwrite(direct, self->buf, KIB(4), 0), (ssize_t)KIB(4));
 	close(direct);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio"), 0);
 	ASSERT_EQ(ioctl(self->upper.fd, LOOP_SET_DIRECT_IO, 1), 0);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	EXPECT_EQ(fsync(self->upper.fd), -1);
 	EXPECT_EQ(errno, EIO);
 	EXPECT_EQ(fsync(self->upper.fd), 0);
@@ -1307,9 +1313,9 @@ TEST_F(stacked, set_direct_io)
 TEST_F(stacked, configure)
 {
 	ASSERT_EQ(pwrite(self->file, self->buf, KIB(4), 0), (ssize_t)KIB(4));
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio"), 0);
 	ASSERT_EQ(stack(self, 4096), 0);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	EXPECT_EQ(fsync(self->file), -1);
 	EXPECT_EQ(errno, EIO);
 	EXPECT_EQ(fsync(self->file), 0);
@@ -1324,9 +1330,9 @@ TEST_F(stacked, change_fd)
 			.flags = LO_FLAGS_READ_ONLY,
 	}), 0);
 	ASSERT_EQ(pwrite(self->file, self->buf, KIB(4), 0), (ssize_t)KIB(4));
-	ASSERT_EQ(remount_wofs(WOFS, "fail=eio"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=eio"), 0);
 	ASSERT_EQ(ioctl(self->upper.fd, LOOP_CHANGE_FD, self->file), 0);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	EXPECT_EQ(fsync(self->file), -1);
 	EXPECT_EQ(errno, EIO);
 	EXPECT_EQ(fsync(self->file), 0);
@@ -1379,7 +1385,7 @@ TEST_F(stacked, read_only_zeroout)
 /* What was written before is not lost if the device cannot punch holes. */
 TEST_F(stacked, refused_punch)
 {
-	ASSERT_EQ(remount_wofs(WOFS, "nopunch"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "nopunch"), 0);
 	pattern_fill(self->buf, KIB(8), 0, NEW);
 	ASSERT_EQ(pwrite(self->file, self->buf, KIB(8), 0), (ssize_t)KIB(8));
 	/* the second time the device is not asked */
@@ -1390,7 +1396,7 @@ TEST_F(stacked, refused_punch)
 		EXPECT_EQ(errno, EOPNOTSUPP);
 	}
 	check_lower(_metadata, self, NEW);
-	ASSERT_EQ(remount_wofs(WOFS, "punch"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "punch"), 0);
 }
 
 /*
@@ -1408,7 +1414,7 @@ FIXTURE_SETUP(limits)
 
 	self->lo.fd = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, "fallocate,nopunch"))
+	    mount_faultfs(_metadata, FAULTFS, "fallocate,nopunch"))
 		return;
 	args.file = make_file(IMAGE, SIZE);
 	ASSERT_GE(args.file, 0);
@@ -1421,7 +1427,7 @@ FIXTURE_TEARDOWN(limits)
 	if (self->hung)
 		return;
 	EXPECT_EQ(loop_detach(&self->lo), 0);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 }
 
 static void *change_max_sectors(void *arg)

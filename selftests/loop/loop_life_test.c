@@ -9,7 +9,7 @@
 #include "loop_test.h"
 #include "loop_more.h"
 
-#define IMAGE		WOFS "/image"
+#define IMAGE		FAULTFS "/image"
 #define SIZE		MIB(1)
 
 #define OLD		1
@@ -22,7 +22,7 @@ FIXTURE(life) {
 };
 
 FIXTURE_VARIANT(life) {
-	const char *options;		/* of wofs */
+	const char *options;		/* of faultfs */
 	unsigned int flags;		/* of the device */
 	bool window;			/* the file has no iter methods */
 };
@@ -50,7 +50,7 @@ FIXTURE_SETUP(life)
 	self->lo.fd = -1;
 	self->file = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	self->file = make_image(_metadata, IMAGE, SIZE, OLD, O_RDWR);
 	args.file = self->file;
@@ -64,7 +64,7 @@ FIXTURE_TEARDOWN(life)
 {
 	EXPECT_EQ(loop_detach(&self->lo), 0);
 	close(self->file);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 }
 
 TEST_F(life, autoclear)
@@ -84,8 +84,8 @@ TEST_F(life, autoclear)
 	/* the file is free, too */
 	close(self->file);
 	self->file = -1;
-	ASSERT_EQ(umount_soon(WOFS), 0);
-	ASSERT_EQ(mount("none", WOFS, "wofs", 0, NULL), 0);
+	ASSERT_EQ(umount_soon(FAULTFS), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", 0, NULL), 0);
 }
 
 TEST_F(life, several_devices)
@@ -385,7 +385,7 @@ static long long memory_stat(const char *name)
 static int bind_cycles(FIXTURE_DATA(life) * self, struct loop_args args,
 		       int cycles)
 {
-	int small = make_file(WOFS "/small", SECTOR);
+	int small = make_file(FAULTFS "/small", SECTOR);
 	struct loop lo;
 
 	if (small < 0 || write_child("cgroup.procs", "0"))

@@ -166,7 +166,7 @@ static void check_file(struct __test_metadata *_metadata, struct state *st)
 	size_t pos, len;
 
 	/* not a system call for every 511 bytes of this file */
-	ASSERT_EQ(0, remount_wofs(WOFS, "short=0"));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "short=0"));
 	ASSERT_EQ(0, CALL(fstat(st->image, &stat)));
 	ASSERT_EQ(st->file_size, stat.st_size);
 	for (pos = 0; pos < st->file_size; pos += len) {
@@ -265,11 +265,11 @@ static void op_discard(struct __test_metadata *_metadata, struct state *st)
 
 static void op_flush(struct __test_metadata *_metadata, struct state *st)
 {
-	long long calls = wofs_calls(WOFS, "fsync");
+	long long calls = faultfs_calls(FAULTFS, "fsync");
 
 	SET_WHAT(st, "flush");
 	ASSERT_EQ(0, CALL(fsync(st->loop.fd)));
-	ASSERT_EQ(true, wofs_calls(WOFS, "fsync") > calls);
+	ASSERT_EQ(true, faultfs_calls(FAULTFS, "fsync") > calls);
 }
 
 /* Bind a device to the file, at an offset that direct I/O can do if need be. */
@@ -351,7 +351,7 @@ static void op_short(struct __test_metadata *_metadata, struct state *st)
 	else
 		limit = any[below(st, ARRAY_SIZE(any))];
 	SET_WHAT(st, "short=%u", limit);
-	ASSERT_EQ(0, remount_wofs(WOFS, "short=%u", limit));
+	ASSERT_EQ(0, remount_faultfs(FAULTFS, "short=%u", limit));
 }
 
 static const struct {
@@ -383,14 +383,14 @@ FIXTURE_SETUP(random)
 	st->rng = st->seed;
 
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	st->model = calloc(1, MAX_SIZE);
 	ASSERT_NE(NULL, st->model);
 	st->buf = alloc_pages(MAX_IO);
 	ASSERT_NE(NULL, st->buf);
 	st->file_size = MAX_SIZE;
-	st->image = make_file(WOFS "/image", st->file_size);
+	st->image = make_file(FAULTFS "/image", st->file_size);
 	ASSERT_GE(st->image, 0);
 
 	err = attach(st);
@@ -409,7 +409,7 @@ FIXTURE_TEARDOWN(random)
 	close(st->cached);
 	loop_detach(&st->loop);
 	close(st->image);
-	EXPECT_EQ(0, umount_soon(WOFS));
+	EXPECT_EQ(0, umount_soon(FAULTFS));
 }
 
 /* A million operations may be asked for; alarm() ends what hangs. */

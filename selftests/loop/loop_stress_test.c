@@ -54,7 +54,7 @@ struct writer {
 struct stress {
 	__u64 seed;
 	bool faults;		/* reads and writes may fail */
-	bool dio;		/* wofs wants transfers of whole sectors */
+	bool dio;		/* faultfs wants transfers of whole sectors */
 	struct loop lower;	/* what a filesystem on MNT is on */
 	struct loop main;	/* what the writers have, open with O_DIRECT */
 	struct loop fixed;	/* read-only: one of files[], which are the same */
@@ -301,8 +301,8 @@ static int change_short(struct stress *st, __u64 *rng)
 	static const unsigned int any[] = { 0, 513, 4095, 20001 };
 	static const unsigned int aligned[] = { 0, 512, 4608, 19968 };
 
-	return -remount_wofs(WOFS, "short=%u",
-			     (st->dio ? aligned : any)[rnd(rng) % 4]);
+	return -remount_faultfs(FAULTFS, "short=%u",
+				(st->dio ? aligned : any)[rnd(rng) % 4]);
 }
 
 static int check_old(int fd, __u64 *rng, bool may_be_gone)
@@ -522,7 +522,7 @@ FIXTURE(changes)
 
 FIXTURE_VARIANT(changes)
 {
-	const char *options;	/* of wofs */
+	const char *options;	/* of faultfs */
 	bool dio;
 };
 
@@ -549,7 +549,7 @@ FIXTURE_VARIANT_ADD(changes, write)
 	.options = "io=write",
 };
 
-static const char * const old_files[] = { WOFS "/old0", WOFS "/old1" };
+static const char * const old_files[] = { FAULTFS "/old0", FAULTFS "/old1" };
 
 FIXTURE_SETUP(changes)
 {
@@ -560,11 +560,11 @@ FIXTURE_SETUP(changes)
 	init_stress(st);
 	st->dio = variant->dio;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
-	st->image = make_file(WOFS "/image", SPAN);
+	st->image = make_file(FAULTFS "/image", SPAN);
 	ASSERT_GE(st->image, 0);
-	if (loop_attach_path(_metadata, &st->main, WOFS "/image",
+	if (loop_attach_path(_metadata, &st->main, FAULTFS "/image",
 			     O_RDWR | O_DIRECT,
 			     st->dio ? LO_FLAGS_DIRECT_IO : 0))
 		return;
@@ -591,7 +591,7 @@ FIXTURE_TEARDOWN(changes)
 	close(st->image);
 	close(st->files[0]);
 	close(st->files[1]);
-	EXPECT_EQ(umount_soon(WOFS), 0)
+	EXPECT_EQ(umount_soon(FAULTFS), 0)
 		TH_LOG("a file is still in use");
 }
 
@@ -622,8 +622,8 @@ TEST_F_TIMEOUT(changes, model, 4 * 3600)
 	join_writers(st, writers, &calls);
 	undo_now(_metadata, undo);
 	alarm(HANG_SECONDS);
-	ASSERT_EQ(remount_wofs(WOFS, "short=0"), 0);
-	check_result(_metadata, st, WOFS "/image");
+	ASSERT_EQ(remount_faultfs(FAULTFS, "short=0"), 0);
+	check_result(_metadata, st, FAULTFS "/image");
 	ksft_print_msg("%lu reads and writes, %lu changes, %lu seconds\n",
 		       calls, st->changes, seconds);
 	/* Otherwise nothing was tried. */
@@ -646,13 +646,13 @@ FIXTURE_VARIANT(faults)
 {
 	const char *fault;	/* a directory in debugfs */
 	const char *percent;
-	const char *options;	/* of wofs */
-	const char *mkfs;	/* of a filesystem on a loop device on wofs */
+	const char *options;	/* of faultfs */
+	const char *mkfs;	/* on a loop device on faultfs */
 	const char *type;
 	__u32 flags;		/* of the device for the writers */
 };
 
-#define WOFS_DIRECT	"io=iter,dio_align=512,aio"
+#define FAULTFS_DIRECT	"io=iter,dio_align=512,aio"
 
 FIXTURE_VARIANT_ADD(faults, slab_iter)
 {
@@ -661,7 +661,7 @@ FIXTURE_VARIANT_ADD(faults, slab_iter)
 
 FIXTURE_VARIANT_ADD(faults, slab_direct)
 {
-	.fault = "failslab", .percent = "3", .options = WOFS_DIRECT,
+	.fault = "failslab", .percent = "3", .options = FAULTFS_DIRECT,
 	.flags = LO_FLAGS_DIRECT_IO,
 };
 
@@ -787,7 +787,7 @@ static long faults_so_far(const char *fault)
 }
 
 /*
- * A file of zeroes: a hole on wofs, which has to allocate memory then; on others
+ * A file of zeroes: a hole on faultfs, which has to allocate memory then; on others
  * not, when they can do without, as they are to see errors of data only.
  */
 static void make_stress_image(struct __test_metadata *_metadata,
@@ -812,14 +812,14 @@ static void make_stress_image(struct __test_metadata *_metadata,
 FIXTURE_SETUP(faults)
 {
 	struct stress *st = &self->st;
-	const char *image = WOFS "/image";
+	const char *image = FAULTFS "/image";
 	char path[64];
 	int status;
 
 	init_stress(st);
 	st->faults = true;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	if (!env_number("LOOP_TEST_FAULTS", 0))
 		SKIP_NO_FAULTS(return);
@@ -827,8 +827,8 @@ FIXTURE_SETUP(faults)
 	if (access(path, F_OK))
 		SKIP(return, "no %s", path);
 	if (variant->type) {
-		close(make_file(WOFS "/lower", LOWER_SIZE));
-		if (loop_attach_path(_metadata, &st->lower, WOFS "/lower",
+		close(make_file(FAULTFS "/lower", LOWER_SIZE));
+		if (loop_attach_path(_metadata, &st->lower, FAULTFS "/lower",
 				     O_RDWR, 0))
 			return;
 		status = run("%s %s", variant->mkfs, st->lower.dev);
@@ -861,7 +861,7 @@ FIXTURE_TEARDOWN(faults)
 			TH_LOG("a file is still in use");
 		EXPECT_EQ(loop_detach(&st->lower), 0);
 	}
-	EXPECT_EQ(umount_soon(WOFS), 0)
+	EXPECT_EQ(umount_soon(FAULTFS), 0)
 		TH_LOG("a file is still in use");
 }
 
@@ -919,7 +919,7 @@ TEST_F_TIMEOUT(faults, model, 4 * 3600)
 	/* What failed before may be said only now. */
 	fsync(st->main.fd);
 	check_result(_metadata, st, variant->type ? MNT "/image" :
-		     WOFS "/image");
+		     FAULTFS "/image");
 	ksft_print_msg("%ld faults, %lu of %lu reads and writes failed\n",
 		       faults, failed, calls);
 	EXPECT_GT(faults, 0);

@@ -5,8 +5,8 @@
  * Each test runs in a private mount namespace on private filesystems and uses
  * autoclear loop devices, so a killed test leaves nothing behind.
  *
- * Most backing files are on wofs, the test filesystem that chooses which
- * methods a file has and how its calls go wrong (CONFIG_TEST_WOFS).
+ * Most backing files are on faultfs, the test filesystem that chooses which
+ * methods a file has and how its calls go wrong (CONFIG_TEST_FAULTFS).
  *
  * Functions return 0 or a negative errno unless said otherwise. Those that take
  * _metadata assert, and return non-zero if they marked the test as skipped.
@@ -44,7 +44,7 @@
 #include "../kselftest_harness.h"
 
 #define BASE		"/mnt"		/* a private tmpfs is mounted on it */
-#define WOFS		BASE "/wofs"
+#define FAULTFS		BASE "/faultfs"
 #define LOG		BASE "/log"
 
 #define SECTOR		512
@@ -126,23 +126,23 @@ static __maybe_unused int private_mounts(struct __test_metadata *_metadata)
 }
 
 /*
- * Mount wofs on @dir, which is made, with the options of @options. Non-zero if
- * the test has been marked as skipped.
+ * Mount faultfs on @dir, which is made, with the options of @options. Non-zero
+ * if the test has been marked as skipped.
  */
-static __maybe_unused int mount_wofs(struct __test_metadata *_metadata,
-				     const char *dir, const char *options)
+static __maybe_unused int mount_faultfs(struct __test_metadata *_metadata,
+					const char *dir, const char *options)
 {
 	ASSERT_EQ(mkdir(dir, 0755), 0);
-	if (mount("none", dir, "wofs", 0, options)) {
+	if (mount("none", dir, "faultfs", 0, options)) {
 		ASSERT_EQ(errno, ENODEV);
-		SKIP(return -1, "no wofs filesystem (CONFIG_TEST_WOFS)");
+		SKIP(return -1, "no faultfs filesystem (CONFIG_TEST_FAULTFS)");
 	}
 	return 0;
 }
 
-/* Change the options of the wofs on @dir that @format names. */
+/* Change the options of the faultfs on @dir that @format names. */
 static __maybe_unused __printf(2, 3)
-int remount_wofs(const char *dir, const char *format, ...)
+int remount_faultfs(const char *dir, const char *format, ...)
 {
 	char options[256];
 	va_list args;
@@ -170,8 +170,8 @@ static __maybe_unused long long read_counter(const char *path, const char *name)
 	return found;
 }
 
-/* The counter @name of the wofs on @dir, -1 if it has none. */
-static __maybe_unused long long wofs_calls(const char *dir, const char *name)
+/* The counter @name of the faultfs on @dir, -1 if it has none. */
+static __maybe_unused long long faultfs_calls(const char *dir, const char *name)
 {
 	char path[128];
 

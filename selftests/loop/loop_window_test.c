@@ -13,7 +13,7 @@
 #include "loop_test.h"
 
 #define IMAGE_NAME	"loop_window_image"
-#define IMAGE		WOFS "/" IMAGE_NAME
+#define IMAGE		FAULTFS "/" IMAGE_NAME
 #define SIZE		MIB(4)
 
 #define OLD		1
@@ -72,7 +72,7 @@ FIXTURE_SETUP(window)
 
 	self->lo.fd = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, variant->options))
+	    mount_faultfs(_metadata, FAULTFS, variant->options))
 		return;
 	self->buf = alloc_pages(SIZE);
 	ASSERT_NE(self->buf, NULL);
@@ -89,7 +89,7 @@ FIXTURE_SETUP(window)
 FIXTURE_TEARDOWN(window)
 {
 	EXPECT_EQ(window_detach(self), 0);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 	free(self->buf);
 }
 
@@ -110,10 +110,10 @@ TEST_F(window, no_faults)
 	ASSERT_EQ(preadv(self->direct, iov, nr, SECTOR), (ssize_t)KIB(300));
 	ASSERT_EQ(pread(self->direct, self->buf, SIZE, 0), (ssize_t)SIZE);
 
-	ASSERT_GT(wofs_calls(WOFS, "write"), 0);
+	ASSERT_GT(faultfs_calls(FAULTFS, "write"), 0);
 	if (variant->read)
-		ASSERT_GT(wofs_calls(WOFS, "read"), 0);
-	ASSERT_EQ(wofs_calls(WOFS, "faults"), 0);
+		ASSERT_GT(faultfs_calls(FAULTFS, "read"), 0);
+	ASSERT_EQ(faultfs_calls(FAULTFS, "faults"), 0);
 }
 
 #define OTHER_UID	4321
@@ -134,7 +134,7 @@ TEST_F(window, credentials)
 	pthread_t thread;
 
 	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
-	ASSERT_EQ(wofs_calls(WOFS, "uid"), 0);
+	ASSERT_EQ(faultfs_calls(FAULTFS, "uid"), 0);
 
 	ASSERT_EQ(window_detach(self), 0);
 	ASSERT_EQ(pthread_create(&thread, NULL, open_as_other, &args.file), 0);
@@ -145,7 +145,7 @@ TEST_F(window, credentials)
 	self->direct = open(self->lo.dev, O_RDWR | O_DIRECT | O_CLOEXEC);
 	ASSERT_GE(self->direct, 0);
 	ASSERT_EQ(pwrite(self->direct, self->buf, SECTOR, 0), SECTOR);
-	ASSERT_EQ(wofs_calls(WOFS, "uid"), OTHER_UID);
+	ASSERT_EQ(faultfs_calls(FAULTFS, "uid"), OTHER_UID);
 }
 
 /* Wait for the inotify event @mask of the only watch. */
@@ -243,24 +243,25 @@ TEST_F(window, fanotify_denies_read)
 TEST_F(window, calls)
 {
 	const size_t len = KIB(64);
-	long long before = wofs_calls(WOFS, "write");
+	long long before = faultfs_calls(FAULTFS, "write");
 
 	ASSERT_EQ(pwrite(self->direct, self->buf, len, 0), (ssize_t)len);
-	EXPECT_EQ(wofs_calls(WOFS, "write"), before + 1);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "write"), before + 1);
 	ASSERT_EQ(pwrite(self->direct, self->buf, len + SECTOR, 0),
 		  (ssize_t)(len + SECTOR));
-	EXPECT_EQ(wofs_calls(WOFS, "write"), before + 3);
+	EXPECT_EQ(faultfs_calls(FAULTFS, "write"), before + 3);
 
 	/* An error after one more byte: the driver does not retry without end. */
-	before = wofs_calls(WOFS, "write");
-	ASSERT_EQ(remount_wofs(WOFS, "fail=enospc,fail_at=%zu", len + 1), 0);
+	before = faultfs_calls(FAULTFS, "write");
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=enospc,fail_at=%zu", len + 1),
+		  0);
 	EXPECT_LT(pwrite(self->direct, self->buf, 2 * len, 0),
 		  (ssize_t)(2 * len));
-	EXPECT_LE(wofs_calls(WOFS, "write"), before + 10);
-	ASSERT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	EXPECT_LE(faultfs_calls(FAULTFS, "write"), before + 10);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 }
 
-/* A device on a file of wofs. */
+/* A device on a file of faultfs. */
 FIXTURE(methods) {
 	struct loop lo;
 	int file;
@@ -271,17 +272,17 @@ FIXTURE_SETUP(methods)
 	self->lo.fd = -1;
 	self->file = -1;
 	if (private_mounts(_metadata) ||
-	    mount_wofs(_metadata, WOFS, "io=iter"))
+	    mount_faultfs(_metadata, FAULTFS, "io=iter"))
 		return;
 	self->file = make_image(_metadata, IMAGE, SIZE, OLD, O_RDWR);
 }
 
 FIXTURE_TEARDOWN(methods)
 {
-	EXPECT_EQ(remount_wofs(WOFS, "fail=none"), 0);
+	EXPECT_EQ(remount_faultfs(FAULTFS, "fail=none"), 0);
 	EXPECT_EQ(loop_detach(&self->lo), 0);
 	close(self->file);
-	EXPECT_EQ(umount_soon(WOFS), 0);
+	EXPECT_EQ(umount_soon(FAULTFS), 0);
 }
 
 static int methods_attach(FIXTURE_DATA(methods) * self, struct loop_args args)
@@ -315,7 +316,7 @@ static int attach_as(struct __test_metadata *_metadata,
 
 	close(self->file);
 	self->file = -1;
-	err = remount_wofs(WOFS, "io=%s", io);
+	err = remount_faultfs(FAULTFS, "io=%s", io);
 	if (err)
 		return err;
 	self->file = open(IMAGE, O_RDWR | O_CLOEXEC);
@@ -340,7 +341,7 @@ static void check_no_direct(struct __test_metadata *_metadata,
 	int err;
 
 	ASSERT_EQ(loop_detach(&self->lo), 0);
-	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "dio_align=512"), 0);
 	err = attach_as(_metadata, self, io, (struct loop_args){
 			.flags = LO_FLAGS_DIRECT_IO,
 	});
@@ -373,13 +374,13 @@ TEST_F(methods, change_fd_methods)
 	struct loop_info64 info;
 	int iter, other, ret;
 
-	ASSERT_EQ(remount_wofs(WOFS, "dio_align=512"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "dio_align=512"), 0);
 	iter = open(IMAGE, O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(iter, 0);
-	other = make_image(_metadata, WOFS "/other", SIZE, NEW, O_RDONLY);
+	other = make_image(_metadata, FAULTFS "/other", SIZE, NEW, O_RDONLY);
 	close(other);
-	ASSERT_EQ(remount_wofs(WOFS, "io=read"), 0);
-	other = open(WOFS "/other", O_RDONLY | O_CLOEXEC);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "io=read"), 0);
+	other = open(FAULTFS "/other", O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(other, 0);
 
 	ASSERT_EQ(methods_attach(self, args), 0);
@@ -430,7 +431,7 @@ TEST_F(methods, no_log)
 	char name[32];
 
 	ASSERT_GE(fd, 0);
-	ASSERT_EQ(remount_wofs(WOFS, "io=mixed"), 0);
+	ASSERT_EQ(remount_faultfs(FAULTFS, "io=mixed"), 0);
 	args.file = open(IMAGE, O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(args.file, 0);
 	ASSERT_EQ(loop_attach(&self->lo, &args), 0);
@@ -460,10 +461,10 @@ TEST_F(methods, pseudo)
 	const char *dir = BASE "/pseudo", *image = BASE "/pseudo/image";
 	struct loop_args args = { .mode = O_RDWR };
 
-	ASSERT_EQ(mount_wofs(_metadata, dir, "pseudo"), 0);
+	ASSERT_EQ(mount_faultfs(_metadata, dir, "pseudo"), 0);
 	close(make_image(_metadata, image, SIZE, NEW, O_RDWR));
 	for (unsigned int i = 0; i < ARRAY_SIZE(cases); i++) {
-		ASSERT_EQ(remount_wofs(dir, "io=%s", cases[i].io), 0);
+		ASSERT_EQ(remount_faultfs(dir, "io=%s", cases[i].io), 0);
 		args.file = open(image, cases[i].flags | O_CLOEXEC);
 		ASSERT_GE(args.file, 0);
 		EXPECT_EQ(loop_attach(&self->lo, &args), cases[i].result)

@@ -44,8 +44,8 @@
 #include "../../kselftest_harness.h"
 
 #define BASE		"/tmp"		/* a tmpfs of our own is mounted on it */
-#define WOFS		BASE "/wofs"
-#define IMAGE		WOFS "/image"	/* on a tmpfs, or on wofs */
+#define FAULTFS		BASE "/faultfs"
+#define IMAGE		FAULTFS "/image"	/* on a tmpfs, or on faultfs */
 #define MNT		BASE "/mnt"
 #define LOG		BASE "/log"
 #define IMAGE_SIZE	(16 << 20)
@@ -150,10 +150,11 @@ static int make_image(void)
 
 /*
  * A fresh volume, mounted on MNT. Whatever was done is gone with the process.
- * With @wofs, the image is on a filesystem that fails on request.
+ * With @faultfs, the image is on a filesystem that fails on request.
  */
 static void __volume_setup(struct __test_metadata *_metadata,
-			   struct volume *vol, unsigned int cluster, bool wofs)
+			   struct volume *vol, unsigned int cluster,
+			   bool faultfs)
 {
 	char mkntfs[64];
 	int ret;
@@ -171,10 +172,10 @@ static void __volume_setup(struct __test_metadata *_metadata,
 	ASSERT_EQ(mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL), 0);
 	ASSERT_EQ(mount("tmpfs", BASE, "tmpfs", 0, NULL), 0);
 	ASSERT_EQ(mkdir(MNT, 0700), 0);
-	ASSERT_EQ(mkdir(WOFS, 0700), 0);
-	if (wofs && mount("none", WOFS, "wofs", 0, NULL)) {
+	ASSERT_EQ(mkdir(FAULTFS, 0700), 0);
+	if (faultfs && mount("none", FAULTFS, "faultfs", 0, NULL)) {
 		ASSERT_EQ(errno, ENODEV);
-		SKIP(return, "needs CONFIG_TEST_WOFS");
+		SKIP(return, "needs CONFIG_TEST_FAULTFS");
 	}
 	ASSERT_EQ(make_image(), 0);
 
@@ -244,7 +245,7 @@ static void volume_teardown(struct volume *vol)
 	umount2(MNT, MNT_DETACH);
 	if (vol->loop >= 0)
 		close(vol->loop);
-	umount2(WOFS, MNT_DETACH);
+	umount2(FAULTFS, MNT_DETACH);
 	umount2(BASE, MNT_DETACH);
 }
 
@@ -2708,7 +2709,7 @@ FIXTURE_SETUP(slow)
 
 FIXTURE_TEARDOWN(slow)
 {
-	mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0");
+	mount("none", FAULTFS, "faultfs", MS_REMOUNT, "delay=0");
 	volume_teardown(&self->vol);
 }
 
@@ -2773,7 +2774,7 @@ TEST_F(slow, resident_file_grows)
 		ASSERT_EQ(__atomic_load_n(self->map, __ATOMIC_RELAXED),
 			  self->data[0]);
 	}
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, SLOW), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, SLOW), 0);
 	fflush(NULL);
 	pid = fork();
 	ASSERT_GE(pid, 0);
@@ -2782,7 +2783,7 @@ TEST_F(slow, resident_file_grows)
 	ASSERT_EQ(pwrite(self->fd, self->data + RESIDENT, len - RESIDENT,
 			 RESIDENT), len - RESIDENT);
 	ASSERT_EQ(waitpid(pid, &status, 0), pid);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "delay=0"), 0);
 	EXPECT_EQ(status, 0);
 	if (variant->waiter == SYNC)
 		EXPECT_TRUE(on_disk(self->data, RESIDENT));
@@ -2838,7 +2839,7 @@ FIXTURE_SETUP(failing)
 FIXTURE_TEARDOWN(failing)
 {
 	restore_settings();
-	mount("none", WOFS, "wofs", MS_REMOUNT,
+	mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 	      "cut=0,fail=none,delay=0");
 	volume_teardown(&self->vol);
 }
@@ -2919,19 +2920,21 @@ TEST_F(failing, error_keeps_the_old_data)
 {
 	size_t block = self->vol.block;
 
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=eio"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=eio"), 0);
 	EXPECT_EQ(pwrite(self->fd, self->new, block, 0), -1);
 	EXPECT_EQ(errno, EIO);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
+		  0);
 	expect_data(_metadata, self->fd, self->old, 2 * block, 0, "refused");
 	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 			"fail=eio,fail_op=read"), 0);
 	EXPECT_EQ(pwrite(self->fd, self->new, 1000, 100), -1);
 	EXPECT_EQ(errno, EIO);
 	/* the first block is written, the second one is not */
 	EXPECT_EQ(pwrite(self->fd, self->new, block + 1000, 0), block);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
+		  0);
 	memcpy(self->old, self->new, block);
 	expect_size(_metadata, self->fd, 2 * block, "size");
 	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->old,
@@ -2955,7 +2958,7 @@ TEST_F_TIMEOUT(failing, error_leaves_it_in_the_record, 120)
 	ASSERT_EQ(pwrite(other, self->new, RESIDENT, 0), RESIDENT);
 	ASSERT_EQ(fsync(other), 0);
 	free = free_blocks(_metadata);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=eio"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=eio"), 0);
 	for (i = 0; i <= 2 * rounds && !_metadata->exit_code; i++) {
 		if (i == rounds + 1)
 			used = slab_kib();
@@ -2966,7 +2969,8 @@ TEST_F_TIMEOUT(failing, error_leaves_it_in_the_record, 120)
 	if (rounds)
 		EXPECT_LT(slab_left(used, rounds / 16), rounds / 16)
 			TH_LOG("KiB in %u rounds", rounds);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
+		  0);
 	EXPECT_EQ(free_blocks(_metadata), free);
 	expect_size(_metadata, other, RESIDENT, "size");
 	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
@@ -2996,7 +3000,7 @@ TEST_F(failing, reads_again_what_was_reclaimed)
 	ASSERT_EQ(posix_fadvise(self->fd, page, block - page,
 				POSIX_FADV_DONTNEED), 0);
 	poison_free_memory();
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, SLOW), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, SLOW), 0);
 	fflush(NULL);
 	pid = fork();
 	ASSERT_GE(pid, 0);
@@ -3006,7 +3010,7 @@ TEST_F(failing, reads_again_what_was_reclaimed)
 	}
 	memcpy(self->old + 2 * page, self->new, 100);
 	ASSERT_EQ(pwrite(self->fd, self->new, 100, 2 * page), 100);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "delay=0"), 0);
 	ASSERT_EQ(waitpid(pid, &status, 0), pid);
 	ASSERT_EQ(status, 0);
 	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->old,
@@ -3097,10 +3101,12 @@ TEST_F_TIMEOUT(failing, device_is_reported, 120)
 		ASSERT_EQ(pwrite(self->fd, self->old, block, 0), block);
 		ASSERT_EQ(fsync(self->fd), 0);
 		snprintf(options, sizeof(options), "cut=%u", cut);
-		ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, options), 0);
+		ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
+				options), 0);
 		written = pwrite(self->fd, self->new, block, 0) == block;
 		synced = !fsync(self->fd);
-		ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "cut=0"), 0);
+		ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
+				"cut=0"), 0);
 		errors += !written || !synced;
 
 		/* what was not written stays dirty, or is lost: as reported */
@@ -3194,12 +3200,13 @@ TEST_F(failing, hole_that_does_not_free_its_clusters)
 	/* the bitmap is not in memory then */
 	sync();
 	ASSERT_EQ(run("{ echo 1 >/proc/sys/vm/drop_caches; }"), 0);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 			"fail=eio,fail_op=read"), 0);
 	EXPECT_EQ(fallocate(other, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			    page, page), 0)
 		TH_LOG("punch hole: %s", strerror(errno));
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
+		  0);
 	memset(self->new + page, 0, page);
 	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
 	expect_data(_metadata, other, self->new, len, 0, "cold");
@@ -3233,10 +3240,11 @@ TEST_F(failing, store_behind_space_that_cannot_be_zeroed)
 	ASSERT_NE(map, MAP_FAILED);
 	map = mremap(map, page, len, MREMAP_MAYMOVE);
 	ASSERT_NE(map, MAP_FAILED);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 			"fail=eio,fail_op=read"), 0);
 	EXPECT_EQ(store_raises((char *)map + 5 * page), SIGBUS);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
+		  0);
 	ASSERT_EQ(munmap(map, len), 0);
 	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
 	volume_check(_metadata, &self->vol);
@@ -3263,10 +3271,10 @@ TEST_F(failing, asynchronous_direct_append)
 	iocb.aio_buf = (uintptr_t)buf + page;
 	iocb.aio_nbytes = len - page;
 	iocb.aio_offset = page;
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, SLOW), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, SLOW), 0);
 	ASSERT_EQ(syscall(__NR_io_submit, ctx, 1, iocbs), 1);
 	ASSERT_EQ(syscall(__NR_io_getevents, ctx, 1, 1, &event, NULL), 1);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "delay=0"), 0);
 	EXPECT_EQ(event.res, len - page);
 	ASSERT_EQ(syscall(__NR_io_destroy, ctx), 0);
 	ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
@@ -3304,11 +3312,12 @@ static void expect_failed_async_write(struct __test_metadata *_metadata,
 	iocb.aio_buf = (uintptr_t)buf;
 	iocb.aio_nbytes = 2 * page;
 	iocb.aio_offset = page;
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 			SLOW ",fail=eio,fail_op=write"), 0);
 	ASSERT_EQ(syscall(__NR_io_submit, ctx, 1, iocbs), 1);
 	ASSERT_EQ(syscall(__NR_io_getevents, ctx, 1, 1, &event, NULL), 1);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "delay=0,fail=none"),
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
+			"delay=0,fail=none"),
 		  0);
 	EXPECT_EQ(event.res, -EIO);
 	ASSERT_EQ(syscall(__NR_io_destroy, ctx), 0);
@@ -3347,7 +3356,7 @@ static void expect_failed_fill(struct __test_metadata *_metadata,
 	ASSERT_EQ(pwrite(fd, want + 3 * page, page, 3 * page), page);
 	ASSERT_EQ(fsync(fd), 0);
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 			"fail=eio,fail_op=write"), 0);
 	if (preallocate) {
 		EXPECT_EQ(fallocate(fd, 0, page, 2 * page), -1);
@@ -3357,7 +3366,8 @@ static void expect_failed_fill(struct __test_metadata *_metadata,
 		ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
 	}
 	EXPECT_EQ(errno, EIO);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
+		  0);
 	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
 	volume_check(_metadata, &self->vol);
 }
@@ -3396,11 +3406,12 @@ TEST_F(failing, allocation_leaves_the_reservations)
 	ASSERT_EQ(pwrite(other, self->new, 2 * block, 16 * block), 2 * block);
 	reserved = before - free_blocks(_metadata);
 	ASSERT_GE(reserved, 32);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT,
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 			"fail=eio,fail_op=read"), 0);
 	EXPECT_EQ(fallocate(third, 0, 16 * block, block), -1);
 	EXPECT_EQ(errno, EIO);
-	ASSERT_EQ(mount("none", WOFS, "wofs", MS_REMOUNT, "fail=none"), 0);
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
+		  0);
 	EXPECT_EQ(before - free_blocks(_metadata), reserved);
 	ASSERT_EQ(fsync(other), 0);
 	EXPECT_EQ(before - free_blocks(_metadata), reserved);

@@ -38,7 +38,7 @@
 #define POISON		0xa5
 
 #define IMAGE_SIZE	MIB(16)
-#define WOFS		IMAGE_DIR "/wofs"
+#define FAULTFS		IMAGE_DIR "/faultfs"
 
 static void mount_ntfs3(struct __test_metadata *_metadata, struct image *im)
 {
@@ -1095,32 +1095,33 @@ TEST_F(lznt, no_space_for_a_frame)
 }
 
 /*
- * Move the image to wofs, which makes writes fail on request.  Returns @fd, opened
+ * Move the image to faultfs, which makes writes fail on request.  Returns @fd, opened
  * again.
  */
-static int move_image_to_wofs(struct __test_metadata *_metadata,
-			      struct image *im, int fd, int flags)
+static int move_image_to_faultfs(struct __test_metadata *_metadata,
+				 struct image *im, int fd, int flags)
 {
 	ASSERT_EQ(0, close(fd));
 	ASSERT_EQ(0, image_umount(im));
-	ASSERT_EQ(0, mkdir(WOFS, 0700));
-	if (mount("none", WOFS, "wofs", 0, NULL))
-		SKIP(exit(KSFT_SKIP), "no wofs (CONFIG_TEST_WOFS)");
-	ASSERT_EQ(0, image_run("cat %s >" WOFS "/image", im->path));
-	strcpy(im->path, WOFS "/image");
+	ASSERT_EQ(0, mkdir(FAULTFS, 0700));
+	if (mount("none", FAULTFS, "faultfs", 0, NULL))
+		SKIP(exit(KSFT_SKIP), "no faultfs (CONFIG_TEST_FAULTFS)");
+	ASSERT_EQ(0, image_run("cat %s >" FAULTFS "/image", im->path));
+	strcpy(im->path, FAULTFS "/image");
 	mount_ntfs3(_metadata, im);
 	return open_file(_metadata, im, "file", flags);
 }
 
-static void move_to_wofs(struct __test_metadata *_metadata,
-			 FIXTURE_DATA(lznt) * self)
+static void move_to_faultfs(struct __test_metadata *_metadata,
+			    FIXTURE_DATA(lznt) * self)
 {
-	self->fd = move_image_to_wofs(_metadata, &self->im, self->fd, O_RDWR);
+	self->fd = move_image_to_faultfs(_metadata, &self->im, self->fd,
+					 O_RDWR);
 }
 
 static void fail_writes(struct __test_metadata *_metadata, const char *how)
 {
-	ASSERT_EQ(0, mount("none", WOFS, NULL, MS_REMOUNT, how));
+	ASSERT_EQ(0, mount("none", FAULTFS, NULL, MS_REMOUNT, how));
 }
 
 /* What the MFT record has room for, in a file that is not compressed. */
@@ -1240,7 +1241,7 @@ TEST_F_TIMEOUT(lznt, plain_resident_file_grows_and_is_read, 2 * BUSY)
 {
 	int fd;
 
-	move_to_wofs(_metadata, self);
+	move_to_faultfs(_metadata, self);
 	fd = create_resident(_metadata, self);
 	expect_grows(_metadata, self, fd, RESIDENT, read_one);
 }
@@ -1264,7 +1265,7 @@ TEST_F_TIMEOUT(lznt, plain_resident_file_grows_and_is_written_back, 2 * BUSY)
 	bool warned;
 	int fd;
 
-	move_to_wofs(_metadata, self);
+	move_to_faultfs(_metadata, self);
 	fd = create_resident(_metadata, self);
 	store_to_resident(_metadata, self, fd);
 	/* The write leaves the first page alone, or it would be dirty again. */
@@ -1827,7 +1828,7 @@ TEST_F_TIMEOUT(lznt, synced_while_it_is_read, 2 * BUSY)
 	int fd;
 
 	ASSERT_NE(NULL, image);
-	move_to_wofs(_metadata, self);
+	move_to_faultfs(_metadata, self);
 	fd = open(self->im.path, O_RDONLY | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
 	drop_clean_caches();
@@ -2094,7 +2095,7 @@ TEST_F_TIMEOUT(lznt, resident_file_is_written_and_synced, 2 * BUSY)
 	uint8_t *buf;
 	off_t pos;
 
-	move_to_wofs(_metadata, self);
+	move_to_faultfs(_metadata, self);
 	late.fd = open_file(_metadata, &self->im, "plain", O_CREAT | O_RDWR);
 	ASSERT_EQ(sizeof(first), pwrite(late.fd, first, sizeof(first), 0));
 	ASSERT_EQ(0, fsync(late.fd));
@@ -2123,7 +2124,7 @@ TEST_F(lznt, device_fails)
 	size_t frame = self->frame;
 	int fd;
 
-	move_to_wofs(_metadata, self);
+	move_to_faultfs(_metadata, self);
 	fd = open_file(_metadata, &self->im, "file", O_RDWR | O_DSYNC);
 	write_at(_metadata, self, 100, 10, 2);
 	ASSERT_EQ(0, fsync(self->fd));
@@ -3324,7 +3325,8 @@ TEST_F_TIMEOUT(wof, concurrent_openers, 2 * BUSY)
 /* A file is decompressed on the disk, or as it was. */
 TEST_F(wof, device_fails)
 {
-	self->fd = move_image_to_wofs(_metadata, &self->im, self->fd, O_RDONLY);
+	self->fd = move_image_to_faultfs(_metadata, &self->im, self->fd,
+					 O_RDONLY);
 	/* The volume is marked dirty before the first change. */
 	ASSERT_EQ(0, image_run("touch %s/other", self->im.mnt));
 	sync();

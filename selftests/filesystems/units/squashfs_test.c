@@ -624,11 +624,11 @@ TEST_F(squashfs, medium_fails_for_a_while)
 
 	if (!image_have("mksquashfs"))
 		SKIP(return, "no mksquashfs");
-	snprintf(path, sizeof(path), "%s/wofs", vol->im.dir);
+	snprintf(path, sizeof(path), "%s/faultfs", vol->im.dir);
 	ASSERT_EQ(0, mkdir(path, 0755));
-	if (mount("none", path, "wofs", 0, NULL)) {
+	if (mount("none", path, "faultfs", 0, NULL)) {
 		ASSERT_EQ(ENODEV, errno);
-		SKIP(return, "no wofs (CONFIG_TEST_WOFS)");
+		SKIP(return, "no faultfs (CONFIG_TEST_FAULTFS)");
 	}
 	snprintf(vol->im.path, sizeof(vol->im.path), "%s/image", path);
 	ASSERT_EQ(0, image_run("mkdir -p %s/src/dir && ln -s file %s/src/dir/+link",
@@ -653,14 +653,14 @@ TEST_F(squashfs, medium_fails_for_a_while)
 	/* the metadata of the link, which are far from those of dir, get evicted */
 	ASSERT_EQ(NAMES + 1, count_names(dir));
 
-	ASSERT_EQ(0, mount("none", path, "wofs", MS_REMOUNT,
+	ASSERT_EQ(0, mount("none", path, "faultfs", MS_REMOUNT,
 			   "fail=eio,fail_op=read"));
 	EXPECT_EQ(0, in_child(readlink_failing, &link, SOON));
 	EXPECT_EQ(-1, pread(vol->fd, buf, sizeof(buf), 0));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(-EIO, count_names(dir));
 
-	ASSERT_EQ(0, mount("none", path, "wofs", MS_REMOUNT, "fail=none"));
+	ASSERT_EQ(0, mount("none", path, "faultfs", MS_REMOUNT, "fail=none"));
 	EXPECT_EQ(NAMES + 1, count_names(dir));
 	EXPECT_EQ(0, in_child(read_file, vol, SOON));
 	EXPECT_EQ(4, readlinkat(link, "", buf, sizeof(buf)));
