@@ -2149,9 +2149,9 @@ TEST_F(file, mapping_is_enlarged)
 }
 
 /*
- * A write to preallocated space waits for its buffer.  In the meantime, a
- * mapping is read and stored to in front of the range of the write, in it and
- * past it.  Then the write fails or goes on.
+ * A write to preallocated space, or to a hole, waits for its buffer.  In the
+ * meantime, a mapping is read and stored to in front of the range of the write,
+ * in it and past it.  Then the write fails or goes on.
  */
 #define WRITE_PAGES	3
 
@@ -2212,7 +2212,7 @@ static void start_waiting(struct __test_metadata *_metadata,
 
 static void expect_stores_around_a_write(struct __test_metadata *_metadata,
 					 FIXTURE_DATA(file) * self, int flags,
-					 bool fails)
+					 bool hole, bool fails)
 {
 	size_t page = self->vol.page, len = 9 * page, i, stale = 0;
 	static const unsigned int stored[] = { 2, 4, 7 };
@@ -2226,7 +2226,13 @@ static void expect_stores_around_a_write(struct __test_metadata *_metadata,
 	w.fd = new_file(_metadata, self->fd, 0);
 	fill(want, page, 0, 'a');
 	ASSERT_EQ(pwrite(w.fd, want, page, 0), page);
-	ASSERT_EQ(fallocate(w.fd, 0, 0, len), 0);
+	if (hole) {
+		fill(want + len - page, page, len - page, 'a');
+		ASSERT_EQ(pwrite(w.fd, want + len - page, page, len - page),
+			  page);
+	} else {
+		ASSERT_EQ(fallocate(w.fd, 0, 0, len), 0);
+	}
 	ASSERT_EQ(fsync(w.fd), 0);
 	map = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, w.fd, 0);
 	ASSERT_NE(map, MAP_FAILED);
@@ -2235,11 +2241,11 @@ static void expect_stores_around_a_write(struct __test_metadata *_metadata,
 	ASSERT_EQ(fcntl(w.fd, F_SETFL, flags), 0);
 	start_waiting(_metadata, &w, &thread);
 
-	for (i = page; i < len && !flags; i++)
+	for (i = page; i < len; i++)
 		stale += map[i] == STALE;
 	for (i = 0; i < ARRAY_SIZE(stored); i++) {
-		/* Direct I/O may undo stores to its range. */
-		if (flags && stored[i] / WRITE_PAGES == 1)
+		/* Direct I/O to clusters may undo stores to its range. */
+		if (hole && flags && stored[i] / WRITE_PAGES == 1)
 			continue;
 		fill(want + stored[i] * page, page, stored[i] * page, 'Q');
 		memcpy(map + stored[i] * page, want + stored[i] * page, page);
@@ -2267,17 +2273,42 @@ static void expect_stores_around_a_write(struct __test_metadata *_metadata,
 
 TEST_F(file, stores_around_a_write)
 {
-	expect_stores_around_a_write(_metadata, self, 0, false);
+	expect_stores_around_a_write(_metadata, self, 0, false, false);
 }
 
 TEST_F(file, stores_around_a_write_that_fails)
 {
-	expect_stores_around_a_write(_metadata, self, 0, true);
+	expect_stores_around_a_write(_metadata, self, 0, false, true);
+}
+
+TEST_F(file, stores_around_a_direct_write)
+{
+	expect_stores_around_a_write(_metadata, self, O_DIRECT, false, false);
 }
 
 TEST_F(file, stores_around_a_direct_write_that_fails)
 {
-	expect_stores_around_a_write(_metadata, self, O_DIRECT, true);
+	expect_stores_around_a_write(_metadata, self, O_DIRECT, false, true);
+}
+
+TEST_F(file, hole_around_a_write)
+{
+	expect_stores_around_a_write(_metadata, self, 0, true, false);
+}
+
+TEST_F(file, hole_around_a_write_that_fails)
+{
+	expect_stores_around_a_write(_metadata, self, 0, true, true);
+}
+
+TEST_F(file, hole_around_a_direct_write)
+{
+	expect_stores_around_a_write(_metadata, self, O_DIRECT, true, false);
+}
+
+TEST_F(file, hole_around_a_direct_write_that_fails)
+{
+	expect_stores_around_a_write(_metadata, self, O_DIRECT, true, true);
 }
 
 static long free_blocks(struct __test_metadata *_metadata)
@@ -2389,6 +2420,45 @@ TEST_F(file, truncation_releases_reservations)
 	ASSERT_EQ(ftruncate(fd, page), 0);
 	EXPECT_EQ(free_blocks(_metadata), before);
 	close(expect_data_everywhere(_metadata, &self->vol, fd, data, page, 0));
+	volume_check(_metadata, &self->vol);
+}
+
+/* So are clusters that a write has reserved, and not filled. */
+TEST_F(file, short_write_releases_reservations)
+{
+	size_t page = self->vol.page, good = 16 * page, at = 32 * page;
+	size_t cluster = self->vol.block / 16, len = 160 * page;
+	unsigned char *buf, *want = calloc(1, len);
+	struct stat old, st;
+	long before;
+	int fd;
+
+	ASSERT_NE(want, NULL);
+	buf = mmap(NULL, 4 * good, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(buf, MAP_FAILED);
+	fill(buf, 4 * good, at, 'Q');
+	fill(want, page, 0, 'a');
+	fill(want + len - page, page, len - page, 'a');
+	fd = new_file(_metadata, self->fd, 0);
+	ASSERT_EQ(pwrite(fd, want, page, 0), page);
+	ASSERT_EQ(pwrite(fd, want + len - page, page, len - page), page);
+	sync();
+	ASSERT_EQ(fstat(fd, &old), 0);
+	before = free_blocks(_metadata);
+
+	memcpy(want + at, buf, good);
+	ASSERT_EQ(munmap(buf + good, 3 * good), 0);
+	EXPECT_EQ(pwrite(fd, buf, 4 * good, at), good);
+	EXPECT_EQ(before - free_blocks(_metadata), good / cluster);
+	EXPECT_EQ(pwrite(fd, buf + good, 2 * good, at + 4 * good), -1);
+	EXPECT_EQ(errno, EFAULT);
+	EXPECT_EQ(before - free_blocks(_metadata), good / cluster);
+	ASSERT_EQ(fstat(fd, &st), 0);
+	EXPECT_EQ(st.st_blocks - old.st_blocks, good / 512);
+	ASSERT_EQ(fsync(fd), 0);
+	EXPECT_EQ(before - free_blocks(_metadata), good / cluster);
+	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
 	volume_check(_metadata, &self->vol);
 }
 
