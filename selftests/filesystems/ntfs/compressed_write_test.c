@@ -312,23 +312,6 @@ static void expect_data(struct __test_metadata *_metadata, int fd,
 	free(got);
 }
 
-/* The same from the page cache, from disk, and from a new mount. */
-static int expect_data_everywhere(struct __test_metadata *_metadata,
-				  struct volume *vol, int fd,
-				  const unsigned char *want, size_t len,
-				  off_t pos)
-{
-	expect_data(_metadata, fd, want, len, pos, "warm");
-	ASSERT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
-	expect_data(_metadata, fd, want, len, pos, "cold");
-	ASSERT_EQ(close(fd), 0);
-	volume_remount(_metadata, vol);
-	fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
-	ASSERT_GE(fd, 0);
-	expect_data(_metadata, fd, want, len, pos, "after remount");
-	return fd;
-}
-
 static void expect_size(struct __test_metadata *_metadata, int fd, off_t size,
 			const char *when)
 {
@@ -337,6 +320,30 @@ static void expect_size(struct __test_metadata *_metadata, int fd, off_t size,
 	ASSERT_EQ(fstat(fd, &st), 0);
 	EXPECT_EQ(st.st_size, size)
 		TH_LOG("%s", when);
+}
+
+/*
+ * The same from the page cache, from disk, and from a new mount, which has to
+ * find the size, too.
+ */
+static int expect_data_everywhere(struct __test_metadata *_metadata,
+				  struct volume *vol, int fd,
+				  const unsigned char *want, size_t len,
+				  off_t pos)
+{
+	struct stat st;
+
+	expect_data(_metadata, fd, want, len, pos, "warm");
+	ASSERT_EQ(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), 0);
+	expect_data(_metadata, fd, want, len, pos, "cold");
+	ASSERT_EQ(fstat(fd, &st), 0);
+	ASSERT_EQ(close(fd), 0);
+	volume_remount(_metadata, vol);
+	fd = open(MNT "/file", O_RDWR | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	expect_size(_metadata, fd, st.st_size, "size after remount");
+	expect_data(_metadata, fd, want, len, pos, "after remount");
+	return fd;
 }
 
 /*
