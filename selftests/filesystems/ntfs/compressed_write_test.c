@@ -3360,12 +3360,16 @@ TEST_F(failing, asynchronous_direct_append)
 	volume_check(_metadata, &self->vol);
 }
 
-/* The device refuses such a write: the file keeps its size and data. */
+/*
+ * The device refuses such a write: the file keeps its size and data.  The write
+ * to preallocated space begins with the page that is there.
+ */
 static void expect_failed_async_write(struct __test_metadata *_metadata,
 				      FIXTURE_DATA(failing) * self,
 				      bool preallocate)
 {
 	size_t page = self->vol.page, len = preallocate ? 4 * page : page;
+	size_t start = preallocate ? 0 : page;
 	struct iocb iocb = { .aio_lio_opcode = IOCB_CMD_PWRITE };
 	unsigned char *want = calloc(1, len);
 	struct iocb *iocbs[] = { &iocb };
@@ -3375,8 +3379,8 @@ static void expect_failed_async_write(struct __test_metadata *_metadata,
 	int fd;
 
 	ASSERT_NE(want, NULL);
-	ASSERT_EQ(posix_memalign(&buf, page, 2 * page), 0);
-	memcpy(buf, self->new, 2 * page);
+	ASSERT_EQ(posix_memalign(&buf, page, 3 * page), 0);
+	memcpy(buf, self->new, 3 * page);
 	memcpy(want, buf, page);
 	fd = new_file(_metadata, self->fd, O_DIRECT);
 	if (preallocate)
@@ -3386,16 +3390,15 @@ static void expect_failed_async_write(struct __test_metadata *_metadata,
 	if (syscall(__NR_io_setup, 1, &ctx))
 		SKIP(return, "needs CONFIG_AIO");
 	iocb.aio_fildes = fd;
-	iocb.aio_buf = (uintptr_t)buf;
-	iocb.aio_nbytes = 2 * page;
-	iocb.aio_offset = page;
+	iocb.aio_buf = (uintptr_t)buf + start;
+	iocb.aio_nbytes = 3 * page - start;
+	iocb.aio_offset = start;
 	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
 			SLOW ",fail=eio,fail_op=write"), 0);
 	ASSERT_EQ(syscall(__NR_io_submit, ctx, 1, iocbs), 1);
 	ASSERT_EQ(syscall(__NR_io_getevents, ctx, 1, 1, &event, NULL), 1);
 	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			"delay=0,fail=none"),
-		  0);
+			"delay=0,fail=none"), 0);
 	EXPECT_EQ(event.res, -EIO);
 	ASSERT_EQ(syscall(__NR_io_destroy, ctx), 0);
 	ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
