@@ -2430,43 +2430,153 @@ TEST_F(file, truncation_releases_reservations)
 	volume_check(_metadata, &self->vol);
 }
 
-/* So are clusters that a write has reserved, and not filled. */
-TEST_F(file, short_write_releases_reservations)
-{
-	size_t page = self->vol.page, good = 16 * page, at = 32 * page;
-	size_t cluster = self->vol.block / 16, len = 160 * page;
-	unsigned char *buf, *want = calloc(1, len);
-	struct stat old, st;
-	long before;
+/*
+ * A file with a hole, to which a write has copied a quarter of its buffer: the
+ * remainder is not mapped.  Pages 16 to 32 and 96 to 112 may be dirty, too.
+ */
+struct short_write {
+	size_t part, at, off, len;
+	unsigned char *want;
 	int fd;
+};
 
-	ASSERT_NE(want, NULL);
-	buf = mmap(NULL, 4 * good, PROT_READ | PROT_WRITE,
+static void write_part(struct __test_metadata *_metadata,
+		       FIXTURE_DATA(file) * self, struct short_write *w,
+		       bool neighbours)
+{
+	size_t page = self->vol.page;
+	unsigned char *buf;
+
+	w->part = 16 * page;
+	w->at = 32 * page;
+	w->off = 100;
+	w->len = 160 * page;
+	w->want = calloc(1, w->len + w->part);
+	ASSERT_NE(w->want, NULL);
+	buf = mmap(NULL, 4 * w->part, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	ASSERT_NE(buf, MAP_FAILED);
-	fill(buf, 4 * good, at, 'Q');
-	fill(want, page, 0, 'a');
-	fill(want + len - page, page, len - page, 'a');
-	fd = new_file(_metadata, self->fd, 0);
-	ASSERT_EQ(pwrite(fd, want, page, 0), page);
-	ASSERT_EQ(pwrite(fd, want + len - page, page, len - page), page);
-	sync();
-	ASSERT_EQ(fstat(fd, &old), 0);
-	before = free_blocks(_metadata);
+	fill(buf, w->part, w->at + w->off, 'Q');
+	ASSERT_EQ(munmap(buf + w->part, 3 * w->part), 0);
+	if (neighbours) {
+		fill(w->want + w->at - w->part, w->part, w->at - w->part, 'a');
+		fill(w->want + w->at + 4 * w->part, w->part,
+		     w->at + 4 * w->part, 'a');
+		ASSERT_EQ(pwrite(w->fd, w->want + w->at - w->part, w->part,
+				 w->at - w->part), w->part);
+		ASSERT_EQ(pwrite(w->fd, w->want + w->at + 4 * w->part, w->part,
+				 w->at + 4 * w->part), w->part);
+	}
+	memcpy(w->want + w->at + w->off, buf, w->part);
+	EXPECT_EQ(pwrite(w->fd, buf, 4 * w->part - w->off, w->at + w->off),
+		  w->part);
+	ASSERT_EQ(munmap(buf, w->part), 0);
+}
 
-	memcpy(want + at, buf, good);
-	ASSERT_EQ(munmap(buf + good, 3 * good), 0);
-	EXPECT_EQ(pwrite(fd, buf, 4 * good, at), good);
-	EXPECT_EQ(before - free_blocks(_metadata), good / cluster);
-	EXPECT_EQ(pwrite(fd, buf + good, 2 * good, at + 4 * good), -1);
-	EXPECT_EQ(errno, EFAULT);
-	EXPECT_EQ(before - free_blocks(_metadata), good / cluster);
-	ASSERT_EQ(fstat(fd, &st), 0);
-	EXPECT_EQ(st.st_blocks - old.st_blocks, good / 512);
-	ASSERT_EQ(fsync(fd), 0);
-	EXPECT_EQ(before - free_blocks(_metadata), good / cluster);
-	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
+static void new_file_with_hole(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(file) * self, struct short_write *w)
+{
+	size_t page = self->vol.page, last = 159 * page;
+	unsigned char *data = malloc(page);
+
+	ASSERT_NE(data, NULL);
+	w->fd = new_file(_metadata, self->fd, 0);
+	fill(data, page, 0, 'a');
+	ASSERT_EQ(pwrite(w->fd, data, page, 0), page);
+	fill(data, page, last, 'a');
+	ASSERT_EQ(pwrite(w->fd, data, page, last), page);
+	free(data);
+	sync();
+}
+
+static void expect_short_write(struct __test_metadata *_metadata,
+			       FIXTURE_DATA(file) * self, struct short_write *w)
+{
+	size_t page = self->vol.page;
+
+	fill(w->want, page, 0, 'a');
+	expect_size(_metadata, w->fd, w->len, "size");
+	close(expect_data_everywhere(_metadata, &self->vol, w->fd, w->want,
+				     w->len, 0));
 	volume_check(_metadata, &self->vol);
+}
+
+/* The cluster that it ends in holds zeros. */
+TEST_F(file, short_write_to_a_hole)
+{
+	struct short_write w;
+
+	new_file_with_hole(_metadata, self, &w);
+	write_part(_metadata, self, &w, false);
+	fill(w.want + w.len - self->vol.page, self->vol.page,
+	     w.len - self->vol.page, 'a');
+	expect_short_write(_metadata, self, &w);
+}
+
+/*
+ * Clusters that it has reserved, and not filled, are free.  What is next to them
+ * stays reserved.
+ */
+TEST_F(file, short_write_releases_reservations)
+{
+	size_t page = self->vol.page, cluster = self->vol.block / 16;
+	struct short_write w;
+	struct stat old, st;
+	long before, clusters;
+
+	new_file_with_hole(_metadata, self, &w);
+	ASSERT_EQ(fstat(w.fd, &old), 0);
+	before = free_blocks(_metadata);
+	write_part(_metadata, self, &w, true);
+	fill(w.want + w.len - page, page, w.len - page, 'a');
+	/* one has the last byte, and the last one of the request holds zeros */
+	clusters = 3 * w.part / cluster + 2;
+	EXPECT_EQ(before - free_blocks(_metadata), clusters);
+	EXPECT_EQ(pwrite(w.fd, NULL, 2 * w.part, w.at + 5 * w.part), -1);
+	EXPECT_EQ(errno, EFAULT);
+	EXPECT_EQ(before - free_blocks(_metadata), clusters);
+	ASSERT_EQ(fstat(w.fd, &st), 0);
+	EXPECT_EQ(st.st_blocks - old.st_blocks, clusters * cluster / 512);
+	ASSERT_EQ(fsync(w.fd), 0);
+	EXPECT_EQ(before - free_blocks(_metadata), clusters);
+	expect_short_write(_metadata, self, &w);
+}
+
+/* fallocate() splits a run of clusters that may be reserved, and not filled. */
+static void expect_run_is_split(struct __test_metadata *_metadata,
+				FIXTURE_DATA(file) * self, int mode)
+{
+	size_t page = self->vol.page, at = 64 * page;
+	struct short_write w;
+
+	new_file_with_hole(_metadata, self, &w);
+	write_part(_metadata, self, &w, false);
+	fill(w.want + w.len - page, page, w.len - page, 'a');
+	ASSERT_EQ(fallocate(w.fd, mode, at, w.part), 0);
+	if (mode == FALLOC_FL_COLLAPSE_RANGE) {
+		w.len -= w.part;
+		memmove(w.want + at, w.want + at + w.part, w.len - at);
+	} else if (mode == FALLOC_FL_INSERT_RANGE) {
+		memmove(w.want + at + w.part, w.want + at, w.len - at);
+		w.len += w.part;
+	}
+	expect_short_write(_metadata, self, &w);
+}
+
+TEST_F(file, hole_in_reserved_clusters)
+{
+	expect_run_is_split(_metadata, self,
+			    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE);
+}
+
+TEST_F(file, range_in_reserved_clusters_is_collapsed)
+{
+	expect_run_is_split(_metadata, self, FALLOC_FL_COLLAPSE_RANGE);
+}
+
+TEST_F(file, range_is_inserted_into_reserved_clusters)
+{
+	expect_run_is_split(_metadata, self, FALLOC_FL_INSERT_RANGE);
 }
 
 /*
