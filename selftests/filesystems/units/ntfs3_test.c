@@ -441,7 +441,7 @@ TEST_F_TIMEOUT(lznt, concurrent_readers, 2 * BUSY)
 		.frame = self->frame,
 		.frames = NR_FRAMES,
 		.want = self->want,
-		.rounds = 300,
+		.rounds = 1000,
 	};
 
 	ASSERT_EQ(0, in_child(read_concurrently, &readers, BUSY));
