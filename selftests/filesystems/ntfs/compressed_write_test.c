@@ -215,6 +215,11 @@ static void volume_remount(struct __test_metadata *_metadata,
 		TH_LOG("mount: %s", strerror(errno));
 }
 
+static void set_faults(struct __test_metadata *_metadata, const char *options)
+{
+	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, options), 0);
+}
+
 /*
  * Unmount and let ntfs-3g look at the volume. ntfsresize walks all runlists and
  * compares them with the cluster bitmap, so it sees lost and shared clusters.
@@ -2431,70 +2436,52 @@ TEST_F(file, truncation_releases_reservations)
 }
 
 /*
- * A file with a hole, to which a write has copied a quarter of its buffer: the
- * remainder is not mapped.  Pages 16 to 32 and 96 to 112 may be dirty, too.
+ * A file with a hole, to which a write copies a quarter of its buffer: the
+ * remainder is not mapped.
  */
 struct short_write {
-	size_t part, at, off, len;
+	size_t part, at, len;
 	unsigned char *want;
 	int fd;
 };
-
-static void write_part(struct __test_metadata *_metadata,
-		       FIXTURE_DATA(file) * self, struct short_write *w,
-		       bool neighbours)
-{
-	size_t page = self->vol.page;
-	unsigned char *buf;
-
-	w->part = 16 * page;
-	w->at = 32 * page;
-	w->off = 100;
-	w->len = 160 * page;
-	w->want = calloc(1, w->len + w->part);
-	ASSERT_NE(w->want, NULL);
-	buf = mmap(NULL, 4 * w->part, PROT_READ | PROT_WRITE,
-		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	ASSERT_NE(buf, MAP_FAILED);
-	fill(buf, w->part, w->at + w->off, 'Q');
-	ASSERT_EQ(munmap(buf + w->part, 3 * w->part), 0);
-	if (neighbours) {
-		fill(w->want + w->at - w->part, w->part, w->at - w->part, 'a');
-		fill(w->want + w->at + 4 * w->part, w->part,
-		     w->at + 4 * w->part, 'a');
-		ASSERT_EQ(pwrite(w->fd, w->want + w->at - w->part, w->part,
-				 w->at - w->part), w->part);
-		ASSERT_EQ(pwrite(w->fd, w->want + w->at + 4 * w->part, w->part,
-				 w->at + 4 * w->part), w->part);
-	}
-	memcpy(w->want + w->at + w->off, buf, w->part);
-	EXPECT_EQ(pwrite(w->fd, buf, 4 * w->part - w->off, w->at + w->off),
-		  w->part);
-	ASSERT_EQ(munmap(buf, w->part), 0);
-}
 
 static void new_file_with_hole(struct __test_metadata *_metadata,
 			       FIXTURE_DATA(file) * self, struct short_write *w)
 {
 	size_t page = self->vol.page, last = 159 * page;
-	unsigned char *data = malloc(page);
 
-	ASSERT_NE(data, NULL);
+	w->part = 16 * page;
+	w->at = 32 * page;
+	w->len = last + page;
+	w->want = calloc(1, w->len + w->part);
+	ASSERT_NE(w->want, NULL);
 	w->fd = new_file(_metadata, self->fd, 0);
-	fill(data, page, 0, 'a');
-	ASSERT_EQ(pwrite(w->fd, data, page, 0), page);
-	fill(data, page, last, 'a');
-	ASSERT_EQ(pwrite(w->fd, data, page, last), page);
-	free(data);
+	fill(w->want, page, 0, 'a');
+	ASSERT_EQ(pwrite(w->fd, w->want, page, 0), page);
+	fill(w->want + last, page, last, 'a');
+	ASSERT_EQ(pwrite(w->fd, w->want + last, page, last), page);
 	sync();
+}
+
+static void write_part(struct __test_metadata *_metadata, struct short_write *w)
+{
+	off_t pos = w->at + 100;
+	size_t len = 4 * w->part - 100;
+	unsigned char *buf;
+
+	buf = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(buf, MAP_FAILED);
+	fill(buf, w->part, pos, 'Q');
+	ASSERT_EQ(munmap(buf + w->part, 3 * w->part), 0);
+	EXPECT_EQ(pwrite(w->fd, buf, len, pos), w->part);
+	memcpy(w->want + pos, buf, w->part);
+	ASSERT_EQ(munmap(buf, w->part), 0);
 }
 
 static void expect_short_write(struct __test_metadata *_metadata,
 			       FIXTURE_DATA(file) * self, struct short_write *w)
 {
-	size_t page = self->vol.page;
-
-	fill(w->want, page, 0, 'a');
 	expect_size(_metadata, w->fd, w->len, "size");
 	close(expect_data_everywhere(_metadata, &self->vol, w->fd, w->want,
 				     w->len, 0));
@@ -2507,9 +2494,7 @@ TEST_F(file, short_write_to_a_hole)
 	struct short_write w;
 
 	new_file_with_hole(_metadata, self, &w);
-	write_part(_metadata, self, &w, false);
-	fill(w.want + w.len - self->vol.page, self->vol.page,
-	     w.len - self->vol.page, 'a');
+	write_part(_metadata, &w);
 	expect_short_write(_metadata, self, &w);
 }
 
@@ -2519,16 +2504,24 @@ TEST_F(file, short_write_to_a_hole)
  */
 TEST_F(file, short_write_releases_reservations)
 {
-	size_t page = self->vol.page, cluster = self->vol.block / 16;
+	size_t cluster = self->vol.block / 16;
+	off_t next_to[2];
 	struct short_write w;
 	struct stat old, st;
 	long before, clusters;
+	unsigned int i;
 
 	new_file_with_hole(_metadata, self, &w);
+	next_to[0] = w.at - w.part;
+	next_to[1] = w.at + 4 * w.part;
 	ASSERT_EQ(fstat(w.fd, &old), 0);
 	before = free_blocks(_metadata);
-	write_part(_metadata, self, &w, true);
-	fill(w.want + w.len - page, page, w.len - page, 'a');
+	for (i = 0; i < 2; i++) {
+		fill(w.want + next_to[i], w.part, next_to[i], 'a');
+		ASSERT_EQ(pwrite(w.fd, w.want + next_to[i], w.part, next_to[i]),
+			  w.part);
+	}
+	write_part(_metadata, &w);
 	/* one has the last byte, and the last one of the request holds zeros */
 	clusters = 3 * w.part / cluster + 2;
 	EXPECT_EQ(before - free_blocks(_metadata), clusters);
@@ -2546,12 +2539,11 @@ TEST_F(file, short_write_releases_reservations)
 static void expect_run_is_split(struct __test_metadata *_metadata,
 				FIXTURE_DATA(file) * self, int mode)
 {
-	size_t page = self->vol.page, at = 64 * page;
+	size_t at = 64 * self->vol.page;
 	struct short_write w;
 
 	new_file_with_hole(_metadata, self, &w);
-	write_part(_metadata, self, &w, false);
-	fill(w.want + w.len - page, page, w.len - page, 'a');
+	write_part(_metadata, &w);
 	ASSERT_EQ(fallocate(w.fd, mode, at, w.part), 0);
 	if (mode == FALLOC_FL_COLLAPSE_RANGE) {
 		w.len -= w.part;
@@ -2961,7 +2953,7 @@ TEST_F(slow, resident_file_grows)
 		ASSERT_EQ(__atomic_load_n(self->map, __ATOMIC_RELAXED),
 			  self->data[0]);
 	}
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, SLOW), 0);
+	set_faults(_metadata, SLOW);
 	fflush(NULL);
 	pid = fork();
 	ASSERT_GE(pid, 0);
@@ -2970,7 +2962,7 @@ TEST_F(slow, resident_file_grows)
 	ASSERT_EQ(pwrite(self->fd, self->data + RESIDENT, len - RESIDENT,
 			 RESIDENT), len - RESIDENT);
 	ASSERT_EQ(waitpid(pid, &status, 0), pid);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "delay=0"), 0);
+	set_faults(_metadata, "delay=0");
 	EXPECT_EQ(status, 0);
 	if (variant->waiter == SYNC)
 		EXPECT_TRUE(on_disk(self->data, RESIDENT));
@@ -3107,21 +3099,18 @@ TEST_F(failing, error_keeps_the_old_data)
 {
 	size_t block = self->vol.block;
 
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=eio"), 0);
+	set_faults(_metadata, "fail=eio");
 	EXPECT_EQ(pwrite(self->fd, self->new, block, 0), -1);
 	EXPECT_EQ(errno, EIO);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
-		  0);
+	set_faults(_metadata, "fail=none");
 	expect_data(_metadata, self->fd, self->old, 2 * block, 0, "refused");
 	ASSERT_EQ(posix_fadvise(self->fd, 0, 0, POSIX_FADV_DONTNEED), 0);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			"fail=eio,fail_op=read"), 0);
+	set_faults(_metadata, "fail=eio,fail_op=read");
 	EXPECT_EQ(pwrite(self->fd, self->new, 1000, 100), -1);
 	EXPECT_EQ(errno, EIO);
 	/* the first block is written, the second one is not */
 	EXPECT_EQ(pwrite(self->fd, self->new, block + 1000, 0), block);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
-		  0);
+	set_faults(_metadata, "fail=none");
 	memcpy(self->old, self->new, block);
 	expect_size(_metadata, self->fd, 2 * block, "size");
 	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->old,
@@ -3145,7 +3134,7 @@ TEST_F_TIMEOUT(failing, error_leaves_it_in_the_record, 120)
 	ASSERT_EQ(pwrite(other, self->new, RESIDENT, 0), RESIDENT);
 	ASSERT_EQ(fsync(other), 0);
 	free = free_blocks(_metadata);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=eio"), 0);
+	set_faults(_metadata, "fail=eio");
 	for (i = 0; i <= 2 * rounds && !_metadata->exit_code; i++) {
 		if (i == rounds + 1)
 			used = slab_kib();
@@ -3156,8 +3145,7 @@ TEST_F_TIMEOUT(failing, error_leaves_it_in_the_record, 120)
 	if (rounds)
 		EXPECT_LT(slab_left(used, rounds / 16), rounds / 16)
 			TH_LOG("KiB in %u rounds", rounds);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
-		  0);
+	set_faults(_metadata, "fail=none");
 	EXPECT_EQ(free_blocks(_metadata), free);
 	expect_size(_metadata, other, RESIDENT, "size");
 	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
@@ -3187,7 +3175,7 @@ TEST_F(failing, reads_again_what_was_reclaimed)
 	ASSERT_EQ(posix_fadvise(self->fd, page, block - page,
 				POSIX_FADV_DONTNEED), 0);
 	poison_free_memory();
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, SLOW), 0);
+	set_faults(_metadata, SLOW);
 	fflush(NULL);
 	pid = fork();
 	ASSERT_GE(pid, 0);
@@ -3197,7 +3185,7 @@ TEST_F(failing, reads_again_what_was_reclaimed)
 	}
 	memcpy(self->old + 2 * page, self->new, 100);
 	ASSERT_EQ(pwrite(self->fd, self->new, 100, 2 * page), 100);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "delay=0"), 0);
+	set_faults(_metadata, "delay=0");
 	ASSERT_EQ(waitpid(pid, &status, 0), pid);
 	ASSERT_EQ(status, 0);
 	close(expect_data_everywhere(_metadata, &self->vol, self->fd, self->old,
@@ -3288,12 +3276,10 @@ TEST_F_TIMEOUT(failing, device_is_reported, 120)
 		ASSERT_EQ(pwrite(self->fd, self->old, block, 0), block);
 		ASSERT_EQ(fsync(self->fd), 0);
 		snprintf(options, sizeof(options), "cut=%u", cut);
-		ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-				options), 0);
+		set_faults(_metadata, options);
 		written = pwrite(self->fd, self->new, block, 0) == block;
 		synced = !fsync(self->fd);
-		ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-				"cut=0"), 0);
+		set_faults(_metadata, "cut=0");
 		errors += !written || !synced;
 
 		/* what was not written stays dirty, or is lost: as reported */
@@ -3387,13 +3373,11 @@ TEST_F(failing, hole_that_does_not_free_its_clusters)
 	/* the bitmap is not in memory then */
 	sync();
 	ASSERT_EQ(run("{ echo 1 >/proc/sys/vm/drop_caches; }"), 0);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			"fail=eio,fail_op=read"), 0);
+	set_faults(_metadata, "fail=eio,fail_op=read");
 	EXPECT_EQ(fallocate(other, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 			    page, page), 0)
 		TH_LOG("punch hole: %s", strerror(errno));
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
-		  0);
+	set_faults(_metadata, "fail=none");
 	memset(self->new + page, 0, page);
 	posix_fadvise(other, 0, 0, POSIX_FADV_DONTNEED);
 	expect_data(_metadata, other, self->new, len, 0, "cold");
@@ -3427,11 +3411,9 @@ TEST_F(failing, store_behind_space_that_cannot_be_zeroed)
 	ASSERT_NE(map, MAP_FAILED);
 	map = mremap(map, page, len, MREMAP_MAYMOVE);
 	ASSERT_NE(map, MAP_FAILED);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			"fail=eio,fail_op=read"), 0);
+	set_faults(_metadata, "fail=eio,fail_op=read");
 	EXPECT_EQ(store_raises((char *)map + 5 * page), SIGBUS);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
-		  0);
+	set_faults(_metadata, "fail=none");
 	ASSERT_EQ(munmap(map, len), 0);
 	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
 	volume_check(_metadata, &self->vol);
@@ -3458,10 +3440,10 @@ TEST_F(failing, asynchronous_direct_append)
 	iocb.aio_buf = (uintptr_t)buf + page;
 	iocb.aio_nbytes = len - page;
 	iocb.aio_offset = page;
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, SLOW), 0);
+	set_faults(_metadata, SLOW);
 	ASSERT_EQ(syscall(__NR_io_submit, ctx, 1, iocbs), 1);
 	ASSERT_EQ(syscall(__NR_io_getevents, ctx, 1, 1, &event, NULL), 1);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "delay=0"), 0);
+	set_faults(_metadata, "delay=0");
 	EXPECT_EQ(event.res, len - page);
 	ASSERT_EQ(syscall(__NR_io_destroy, ctx), 0);
 	ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
@@ -3503,12 +3485,10 @@ static void expect_failed_async_write(struct __test_metadata *_metadata,
 	iocb.aio_buf = (uintptr_t)buf + start;
 	iocb.aio_nbytes = 3 * page - start;
 	iocb.aio_offset = start;
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			SLOW ",fail=eio,fail_op=write"), 0);
+	set_faults(_metadata, SLOW ",fail=eio,fail_op=write");
 	ASSERT_EQ(syscall(__NR_io_submit, ctx, 1, iocbs), 1);
 	ASSERT_EQ(syscall(__NR_io_getevents, ctx, 1, 1, &event, NULL), 1);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			"delay=0,fail=none"), 0);
+	set_faults(_metadata, "delay=0,fail=none");
 	EXPECT_EQ(event.res, -EIO);
 	ASSERT_EQ(syscall(__NR_io_destroy, ctx), 0);
 	ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
@@ -3546,8 +3526,7 @@ static void expect_failed_fill(struct __test_metadata *_metadata,
 	ASSERT_EQ(pwrite(fd, want + 3 * page, page, 3 * page), page);
 	ASSERT_EQ(fsync(fd), 0);
 	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			"fail=eio,fail_op=write"), 0);
+	set_faults(_metadata, "fail=eio,fail_op=write");
 	if (preallocate) {
 		EXPECT_EQ(fallocate(fd, 0, page, 2 * page), -1);
 	} else {
@@ -3556,8 +3535,7 @@ static void expect_failed_fill(struct __test_metadata *_metadata,
 		ASSERT_EQ(fcntl(fd, F_SETFL, 0), 0);
 	}
 	EXPECT_EQ(errno, EIO);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
-		  0);
+	set_faults(_metadata, "fail=none");
 	close(expect_data_everywhere(_metadata, &self->vol, fd, want, len, 0));
 	volume_check(_metadata, &self->vol);
 }
@@ -3596,12 +3574,10 @@ TEST_F(failing, allocation_leaves_the_reservations)
 	ASSERT_EQ(pwrite(other, self->new, 2 * block, 16 * block), 2 * block);
 	reserved = before - free_blocks(_metadata);
 	ASSERT_GE(reserved, 32);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT,
-			"fail=eio,fail_op=read"), 0);
+	set_faults(_metadata, "fail=eio,fail_op=read");
 	EXPECT_EQ(fallocate(third, 0, 16 * block, block), -1);
 	EXPECT_EQ(errno, EIO);
-	ASSERT_EQ(mount("none", FAULTFS, "faultfs", MS_REMOUNT, "fail=none"),
-		  0);
+	set_faults(_metadata, "fail=none");
 	EXPECT_EQ(before - free_blocks(_metadata), reserved);
 	ASSERT_EQ(fsync(other), 0);
 	EXPECT_EQ(before - free_blocks(_metadata), reserved);
